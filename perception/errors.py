@@ -1,0 +1,10 @@
+"""The one exception that users are meant to read."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input, in one sentence: what was wrong, what was expected, how to fix it.
+
+    Commands print the sentence and exit with status 2; the job runner writes it into the item's manifest line.
+    """
