@@ -1,0 +1,1 @@
+"""Zero-shot classification by denoising error, and probes on frozen features."""

@@ -1,0 +1,170 @@
+"""The sentences an image is compared with: class names x templates, prompt files, and the published tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from perception.errors import UserError
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+TABLES = {
+    "aircraft": ("a photo of a {}, a type of aircraft.", "b531651a81fdcd93"),
+    "cifar10": ("a blurry photo of a {}.", "5f1c579eb50b7abd"),
+    "cifar100": ("a blurry photo of a {}.", "ae164e354a6a5bc4"),
+    "flowers": ("a photo of a {}, a type of flower.", "208b39ad0ff55eac"),
+    "food": ("a photo of {}, a type of food.", "f471408b72b7c79e"),
+    "mnist": ("a photo of the number: '{}'.", "a122d46d4b2042de"),
+    "pets": ("a photo of a {}, a type of pet.", "6bcbb904d809eba6"),
+    "stl10": ("a photo of a {}.", "62e4215765208dec"),
+}
+"""Published prompt tables: template and PromptSet.digest. Class names, in class index order: names/TABLE.txt."""
+
+_COLUMNS = ("prompt", "classname", "classidx")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts and the class each one speaks for; several prompts per class are several templates.
+
+    Raises UserError for fewer than two classes: one candidate always wins.
+    """
+
+    prompts: tuple[str, ...]  # one per row; "" is allowed (an unconditional row)
+    classes: tuple[int, ...]  # per row: position in `names`
+    names: tuple[str, ...]  # class names
+    indices: tuple[int, ...]  # per class: the index it has in the user's file, else its position
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2:
+            raise UserError(
+                f"classification needs at least two classes, but {len(self.names)} was given; name one more"
+            )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 over the prompts joined with newlines: equal tables, equal digests."""
+        return hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:16]
+
+    def rows(self, name: int) -> tuple[int, ...]:
+        """Row numbers of one class."""
+        return tuple(row for row, c in enumerate(self.classes) if c == name)
+
+    def find(self, label: str) -> int:
+        """Return the class a folder name means: equal up to case, `_` and `-`, else a class index written as a number.
+
+        Raises UserError naming the classes there are.
+        """
+        plain = [_plain(name) for name in self.names]
+        if _plain(label) in plain:
+            return plain.index(_plain(label))
+        if label.isdecimal() and int(label) in self.indices:
+            return self.indices.index(int(label))
+        raise UserError(
+            f"the folder name {label!r} is none of the classes ({_some(self.names)}); "
+            "rename the folder or give the class a prompt"
+        )
+
+
+def class_prompts(names: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PromptSet:
+    """Fill every template with every class name. Rows are ordered by class, then by template.
+
+    Articles are not corrected ("a airplane"): the published tables are made that way. Raises UserError for an empty
+    or repeated name, and for a template without exactly one `{}`.
+    """
+    names = [name.strip() for name in names]
+    if not all(names):
+        raise UserError("a class name is empty; separate the names with single commas, such as --classes cat,dog")
+    _refuse_repeated(names, "class name")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"the template {template!r} must contain {{}} once, where the class name goes")
+    prompts = tuple(template.replace("{}", name) for name in names for template in templates)
+    classes = tuple(c for c in range(len(names)) for _ in templates)
+    return PromptSet(prompts, classes, tuple(names), tuple(range(len(names))))
+
+
+def prompt_table(name: str) -> PromptSet:
+    """Return a published table by name. Raises UserError naming the known tables."""
+    if name not in TABLES:
+        raise UserError(f"no prompt table or file {name!r}; give a .csv or .txt file or one of {', '.join(TABLES)}")
+    text = (resources.files("perception.classification") / "names" / f"{name}.txt").read_text("utf-8")
+    return class_prompts(text.splitlines(), (TABLES[name][0],))
+
+
+def read_prompts(source: str | Path, templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PromptSet:
+    """Read a prompt file, or a published table when `source` is one of TABLES and no such file exists.
+
+    - `.csv` with the columns prompt, classname, classidx: one row per candidate. Rows of equal classidx are
+      templates of one class (its name is the first row's); an empty prompt is the empty prompt.
+    - any other file: one class name per line, filled into `templates`; blank lines are left out.
+
+    Raises UserError for a file that is missing, not UTF-8, empty, without a needed column or with a bad classidx.
+    """
+    path = Path(source)
+    if not path.is_file():
+        return prompt_table(str(source))
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read the prompt file {path} ({error}); it must be a readable UTF-8 text file"
+        ) from error
+    if not text.strip():
+        raise UserError(f"the prompt file {path} is empty; give it at least two classes")
+    if path.suffix.lower() != ".csv":
+        return class_prompts([line for line in text.splitlines() if line.strip()], templates)
+    return _from_csv(path, text)
+
+
+def _from_csv(path: Path, text: str) -> PromptSet:
+    reader = csv.DictReader(io.StringIO(text))
+    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"the prompt file {path} has no column {' and no column '.join(missing)}; "
+            f"its first line must be {','.join(_COLUMNS)}"
+        )
+    rows = [(row["prompt"] or "", (row["classname"] or "").strip(), _index(path, row)) for row in reader]
+    names: dict[int, str] = {}
+    for _, name, index in rows:
+        names.setdefault(index, name or str(index))
+    _refuse_repeated([prompt for prompt, _, _ in rows], f"prompt of {path}")
+    _refuse_repeated(list(names.values()), f"class name of {path}")
+    order = {index: position for position, index in enumerate(names)}
+    classes = tuple(order[index] for _, _, index in rows)
+    return PromptSet(tuple(prompt for prompt, _, _ in rows), classes, tuple(names.values()), tuple(names))
+
+
+def _index(path: Path, row: dict[str, str]) -> int:
+    try:
+        return int(row["classidx"])
+    except (TypeError, ValueError):
+        raise UserError(
+            f"the prompt file {path} has the classidx {row['classidx']!r} for {row['prompt']!r}; "
+            "it must be a whole number"
+        ) from None
+
+
+def _refuse_repeated(names: Sequence[str], what: str) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"the {what} {repeated[0]!r} is given twice; every candidate must differ, so leave one out")
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f", ... {len(names)} in all" if len(names) > 8 else "")

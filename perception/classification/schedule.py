@@ -1,0 +1,174 @@
+"""When to draw which (timestep, noise) samples, and when to stop: the staged schedule of the reference.
+
+A stopping rule is a frozen description. It lays out blocks of samples beforehand and, after each block, looks at the
+error table of one image and says which candidates stay. It holds no state and never touches the denoiser, so any
+rule that needs nothing but paired errors (halving, paired tests, confidence sequences) is another small class here.
+
+Source: Li et al. 2023, arXiv 2303.16203, algorithm 2; where paper and released code differ, the code is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from perception.classification.table import ErrorTable
+from perception.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One (timestep, noise) pair: every candidate of an image sees the same ones (common random numbers)."""
+
+    timestep: int  # the integer training step, 0-based
+    trial: int = 0  # which of the noises drawn at this timestep
+    index: int = 0  # order of first evaluation: the row of a noise file
+
+
+Block = tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule says after a block."""
+
+    alive: tuple[int, ...]  # candidates that stay, best first: also the next block's order of evaluation
+    stop: str | None = None  # why no further block is needed; None: go on
+
+
+class StoppingRule(Protocol):
+    """Which samples to draw, and whom to drop after each block of them."""
+
+    @property
+    def name(self) -> str:
+        """Short name as given to `--method`."""
+
+    def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
+        """All blocks the rule may draw, in order; the same for every image."""
+
+    def most_alive(self, candidates: int) -> tuple[int, ...]:
+        """How many candidates each block evaluates at most."""
+
+    def decide(self, block: int, table: ErrorTable) -> Decision:
+        """Whom to keep after block number `block`, given all errors so far of one image."""
+
+
+def uniform_grid(samples: int, num_train_timesteps: int) -> tuple[int, ...]:
+    """Return M = `samples` evenly spaced timesteps: start T//M//2, step T//M; the top is left out unless M divides T.
+
+    Raises UserError unless 1 <= samples <= num_train_timesteps.
+    """
+    if not 1 <= samples <= num_train_timesteps:
+        raise UserError(
+            f"{samples} timesteps per candidate do not fit a model trained on {num_train_timesteps} steps; "
+            f"ask for 1 to {num_train_timesteps} and use trials for several noises per timestep"
+        )
+    step = num_train_timesteps // samples
+    return tuple(range(step // 2, num_train_timesteps, step))[:samples]
+
+
+def staged_timesteps(samples: Sequence[int], num_train_timesteps: int) -> tuple[tuple[int, ...], ...]:
+    """Return the NEW timesteps of each stage, in the order of evaluation.
+
+    Stage i takes every (M // n_i)-th entry of the grid of M = max(samples), starting at half that stride, the first
+    n_i of them, less what is done. Two consequences, kept because results depend on them: grids that do not nest add
+    up to more than n_i samples (20, 50, 100, 500 become 20, 70, 150, 500), and an n_i that does not divide M uses the
+    low timesteps only.
+    """
+    grid = uniform_grid(max(samples), num_train_timesteps)
+    done: set[int] = set()
+    stages = []
+    for n in samples:
+        stride = len(grid) // n
+        new = tuple(t for t in grid[stride // 2 :: stride][:n] if t not in done)
+        done.update(new)
+        stages.append(new)
+    return tuple(stages)
+
+
+@dataclass(frozen=True)
+class FixedSchedule:
+    """The reference's staged elimination: after stage i with n_i samples per candidate keep the best k_i.
+
+    `keep` may name more candidates than there are; then none is dropped. Raises UserError for lists that are empty,
+    of unequal length, not positive, growing in `keep`, or that do not end with keep 1.
+    """
+
+    samples: tuple[int, ...]  # nominal samples per candidate, cumulative over the stages
+    keep: tuple[int, ...]  # candidates kept after each stage; the last is 1
+    trials: int = 1  # noises per timestep
+    name = "fixed"
+
+    def __post_init__(self) -> None:
+        if not self.samples or len(self.samples) != len(self.keep):
+            raise UserError(
+                f"samples {_show(self.samples)} and keep {_show(self.keep)} must name the same stages; "
+                "give one number per stage to each, such as --samples 25,250 --keep 5,1"
+            )
+        if min(*self.samples, *self.keep, self.trials) < 1:
+            raise UserError(
+                f"samples {_show(self.samples)}, keep {_show(self.keep)} and trials {self.trials} must all be 1 or more"
+            )
+        if self.keep[-1] != 1 or any(b > a for a, b in pairwise(self.keep)):
+            raise UserError(f"keep {_show(self.keep)} must not grow and must end with 1, such as --keep 5,1")
+
+    def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
+        """One block per stage; `trials` samples per new timestep, numbered in the order of first evaluation."""
+        stages = staged_timesteps(self.samples, num_train_timesteps)
+        return _number(stages, self.trials)
+
+    def most_alive(self, candidates: int) -> tuple[int, ...]:
+        """All candidates first, then what each stage keeps."""
+        return (candidates, *(min(candidates, k) for k in self.keep[:-1]))
+
+    def decide(self, block: int, table: ErrorTable) -> Decision:
+        """Keep the k candidates of smallest mean error, best first."""
+        stop = "schedule completed" if block == len(self.samples) - 1 else None
+        return Decision(table.ranked(table.alive)[: self.keep[block]], stop)
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """Every candidate on the whole uniform grid, nobody dropped before the end."""
+
+    samples: int = 250  # evenly spaced timesteps
+    trials: int = 1  # noises per timestep
+    name = "exhaustive"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.trials < 1:
+            raise UserError(f"samples {self.samples} and trials {self.trials} must both be 1 or more")
+
+    def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
+        """One block: the whole grid."""
+        return _number((uniform_grid(self.samples, num_train_timesteps),), self.trials)
+
+    def most_alive(self, candidates: int) -> tuple[int, ...]:
+        """Always all candidates."""
+        return (candidates,)
+
+    def decide(self, block: int, table: ErrorTable) -> Decision:
+        """Order all candidates, best first."""
+        return Decision(table.ranked(table.alive), "grid completed")
+
+
+def evaluations(rule: StoppingRule, candidates: int, num_train_timesteps: int) -> int:
+    """Return how many denoiser evaluations one image costs at most (exactly, for `fixed` and `exhaustive`)."""
+    blocks = rule.blocks(num_train_timesteps)
+    return sum(alive * len(block) for alive, block in zip(rule.most_alive(candidates), blocks, strict=True))
+
+
+def _number(stages: Sequence[Sequence[int]], trials: int) -> tuple[Block, ...]:
+    blocks, first = [], 0
+    for timesteps in stages:
+        blocks.append(
+            tuple(Sample(t, r, (first + j) * trials + r) for j, t in enumerate(timesteps) for r in range(trials))
+        )
+        first += len(timesteps)
+    return tuple(blocks)
+
+
+def _show(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers)) or "(none)"

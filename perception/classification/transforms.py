@@ -1,0 +1,65 @@
+"""From a PIL image of any mode and size to the square the classifier looks at (reference: resize, crop, then RGB)."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from perception.errors import UserError
+
+INTERPOLATIONS = {
+    "bicubic": InterpolationMode.BICUBIC,
+    "bilinear": InterpolationMode.BILINEAR,
+    "lanczos": InterpolationMode.LANCZOS,
+}
+
+
+class ClassifierTransform:
+    """Resize the shorter side, crop the centre, convert to RGB; [3, S, S] float32 in [0, 1] out.
+
+    The longer side is truncated, `int(S * long / short)`, and the crop offset is Python's `round((h - S) / 2)`:
+    torchvision's rules. Small images are enlarged; there is no flip and no second crop.
+
+    Palette and 1-bit images are converted AFTER the resize, as in the reference, and PIL resizes those with
+    nearest neighbour whatever the filter. `convert_first` converts before, which is what a person would expect.
+
+    Raises UserError for a size below 1 or an unknown interpolation.
+    """
+
+    def __init__(
+        self,
+        size: int = 512,  # pixels, height = width of the output
+        interpolation: str = "bicubic",  # one of INTERPOLATIONS, always with antialiasing
+        convert_first: bool = False,  # to RGB before the resize instead of after it
+        border: int = 0,  # pixels cut from each side first (ObjectNet's red frame: 2)
+    ) -> None:
+        if size < 1 or border < 0:
+            raise UserError(
+                f"size {size} and border {border} are no image geometry; give a size >= 1 and a border >= 0"
+            )
+        if interpolation not in INTERPOLATIONS:
+            raise UserError(f"unknown interpolation {interpolation!r}; choose one of {', '.join(INTERPOLATIONS)}")
+        self.size = size
+        self.interpolation = interpolation
+        self.convert_first = convert_first
+        self.border = border
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Transform one image. Raises UserError when the border leaves nothing of it."""
+        if self.border:
+            image = self._trim(image)
+        if self.convert_first:
+            image = image.convert("RGB")
+        image = F.resize(image, [self.size], INTERPOLATIONS[self.interpolation])
+        image = F.center_crop(image, [self.size, self.size])
+        return F.to_tensor(image.convert("RGB"))  # [3, S, S]
+
+    def _trim(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if min(width, height) <= 2 * self.border:
+            raise UserError(
+                f"a border of {self.border} px leaves nothing of a {width} x {height} image; use a smaller one"
+            )
+        return image.crop((self.border, self.border, width - self.border, height - self.border))

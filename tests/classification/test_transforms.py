@@ -1,0 +1,46 @@
+"""Image geometry; the exact pixel values are bound by tests/parity/test_diffusion_classifier.py."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception.classification.transforms import ClassifierTransform
+from perception.errors import UserError
+
+
+def _image(height, width, mode="RGB"):
+    pixels = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "RGBA", "1", "CMYK"])
+@pytest.mark.parametrize("shape", [(50, 31), (31, 50), (8, 9), (200, 200)])
+def test_any_mode_and_shape_becomes_a_square(mode, shape):
+    out = ClassifierTransform(32)(_image(*shape, mode))
+    assert out.shape == (3, 32, 32)
+    assert out.dtype == torch.float32
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_palette_images_are_resized_with_nearest_unless_converted_first():
+    image = _image(60, 60, "P")
+    palette = {tuple(color) for color in np.asarray(image.convert("RGB")).reshape(-1, 3)}
+    late, early = (ClassifierTransform(25, convert_first=first)(image) for first in (False, True))
+    assert {tuple(color) for color in (late * 255).round().byte().flatten(1).T.tolist()} <= palette
+    assert not torch.equal(late, early)
+    assert torch.equal(early, ClassifierTransform(25)(image.convert("RGB")))
+
+
+def test_border_is_cut_before_the_resize():
+    image = _image(44, 44)
+    assert torch.equal(ClassifierTransform(32, border=2)(image), ClassifierTransform(32)(image.crop((2, 2, 42, 42))))
+
+
+def test_bad_options_get_one_sentence():
+    with pytest.raises(UserError, match="unknown interpolation 'cubic'; choose one of bicubic, bilinear, lanczos"):
+        ClassifierTransform(interpolation="cubic")
+    with pytest.raises(UserError, match="give a size >= 1"):
+        ClassifierTransform(0)
+    with pytest.raises(UserError, match="leaves nothing of a 9 x 8 image"):
+        ClassifierTransform(8, border=4)(_image(8, 9))
