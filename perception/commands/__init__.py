@@ -1,0 +1,1 @@
+"""One module per command of the `perception` program: files in, files out."""

@@ -1,0 +1,91 @@
+"""Arguments that several commands share, and their way into objects. Imports torch only when asked to load."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception.engine.jobs import ENGINES, JobOptions
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.backbones import DiffusionBackbone
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
+    """--backbone, --device, --dtype."""
+    group = parser.add_argument_group("backbone")
+    group.add_argument(
+        "--backbone", default="mini", help="'mini', a local diffusers folder, or a hub id (default: mini)"
+    )
+    group.add_argument("--device", help="torch device (default: the best one present)")
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of weights and activations (default: float32)"
+    )
+
+
+def add_job_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 8) -> None:
+    """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress."""
+    group = parser.add_argument_group("job")
+    group.add_argument("--out", type=Path, help="output folder; the same command again resumes")
+    group.add_argument(
+        "--batch-size", type=positive_int, default=batch_size, help=f"items per step (default: {batch_size})"
+    )
+    group.add_argument("--engine", choices=ENGINES, default="local", help="'torchrun' when started by torchrun")
+    group.add_argument("--workers", type=positive_int, default=2, help="threads that read images (default: 2)")
+    group.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    group.add_argument("--dry-run", action="store_true", help="print what the job would cost, and stop")
+    group.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+
+def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0) -> JobOptions:
+    """The job options of parsed arguments. Raises UserError without --out."""
+    if args.out is None:
+        raise UserError("No output folder was given; add --out FOLDER.")
+    return JobOptions(
+        out=args.out,
+        batch_size=args.batch_size,
+        engine=args.engine,
+        workers=args.workers,
+        progress=args.progress,
+        seed=args.seed,
+        commit_seconds=commit_seconds,
+    )
+
+
+def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
+    """The backbone of parsed arguments; under torchrun each rank takes the GPU of its LOCAL_RANK."""
+    from perception.backbones import load_backbone
+
+    return load_backbone(args.backbone, dtype=args.dtype, device=args.device or _local_device())
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """An argparse type: 'a,b,c' as ('a', 'b', 'c'), without empty parts."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def comma_ints(text: str) -> tuple[int, ...]:
+    """An argparse type: '50,100' as (50, 100)."""
+    return tuple(int(part) for part in comma_list(text))
+
+
+def _local_device() -> str | None:
+    import torch
+
+    local_rank = os.environ.get("LOCAL_RANK")
+    if local_rank is None or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(local_rank) % torch.cuda.device_count()}"

@@ -1,0 +1,81 @@
+"""The `perception` program: finds the command, runs it, and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from perception import __version__
+from perception.errors import UserError
+
+COMMANDS = {
+    "extract": "perception.commands.extract",
+    "classify": "perception.commands.classify",
+    "sweep": "perception.commands.sweep",
+    "store": "perception.commands.store",
+}
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status (2: bad input, 130: interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _complain(str(error), USAGE_ERROR)
+    except KeyboardInterrupt:
+        return _complain("interrupted; run the same command again to resume.", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _complain(
+            f"No space left ({error.filename or 'disk full'}): free space and run the same command again.", 2
+        )
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"perception {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(COMMANDS)}."
+        raise UserError(f"Unknown command '{name}'{hint}")
+    module = import_module(COMMANDS[name])
+    parser = argparse.ArgumentParser(prog=f"perception {name}", description=module.SUMMARY)
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(arguments[1:]))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {import_module(path).SUMMARY}" for name, path in COMMANDS.items()]
+    lines = [
+        "usage: perception COMMAND ...",
+        "",
+        "Perception from frozen diffusion models.",
+        "",
+        "commands:",
+        *rows,
+        "",
+        "`perception COMMAND --help` describes one command. Jobs resume: run the same command again.",
+    ]
+    return "\n".join(lines)
+
+
+def _complain(sentence: str, status: int) -> int:
+    print(f"perception: {sentence}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Datasets, images, the tensor store and the embedded miniature world."""

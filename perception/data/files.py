@@ -1,0 +1,109 @@
+"""Files that are either whole or absent, also after kill -9 and on a full disk; and their hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from perception.errors import UserError
+
+TEMP_SUFFIX = ".tmp"
+STALE_SECONDS = 24 * 3600.0  # a temporary file of another host is an orphan after a day
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_counter = itertools.count()
+
+
+class NoSpaceError(UserError):
+    """The disk (or the user's quota) is full; the job stops, because every further item would fail too."""
+
+
+@contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk (NoSpaceError) and a forbidden or impossible `path` (UserError) into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpaceError(f"No space left in {path.parent}: free space and run the same command again.") from error
+        if error.errno in _FORBIDDEN:
+            raise UserError(f"{path} cannot be written ({error.strerror}); choose another output folder.") from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write `content`, or its pieces, to `path` by way of a temporary file in the same folder, fsync and rename.
+
+    Afterwards the file is on disk, under its name, with all of its bytes; before that the old file stays.
+    Missing parent folders are created. Raises NoSpaceError on a full disk,
+    UserError where writing is not allowed.
+    """
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_counter)}{TEMP_SUFFIX}")
+        try:
+            with open(temporary, "wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+        fsync_folder(path.parent)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable (POSIX; other systems have no folder handles)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def orphaned_temps(folder: Path) -> list[Path]:
+    """Temporary files under `folder` whose writer is dead: this host's vanished processes, or a day old."""
+    return sorted(path for path in folder.rglob(f".*{TEMP_SUFFIX}") if _is_orphan(path))
+
+
+def _is_orphan(path: Path) -> bool:
+    try:
+        host, pid, _ = path.name.removesuffix(TEMP_SUFFIX).rsplit(".", 1)[1].rsplit("-", 2)
+        age = time.time() - path.stat().st_mtime
+    except (IndexError, ValueError, FileNotFoundError):  # not one of ours, or renamed meanwhile
+        return False
+    return age > STALE_SECONDS or (host == _host() and not _alive(int(pid)))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in socket.gethostname()) or "host"

@@ -1,0 +1,282 @@
+"""A content-addressed store of tensors on disk: latents and features are computed once and read ever after.
+
+    <root>/store.json                    format version and dtype
+    <root>/shards/<sha256>.safetensors   immutable shards; the index is rebuilt from their headers
+
+Shards appear by rename, so a reader never sees half of one, and several processes may write at the same time: each
+writes shards of its own, and equal shards have equal names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+
+from perception.data.files import write_atomic
+from perception.data.shards import SUFFIX, DamagedShardError, Index, ShardReader, read_index, write_shard
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.data.upkeep import GcReport, VerifyReport
+
+FORMAT = 1
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_OPEN_SHARDS = 256  # memory maps kept open
+_RACY_SECONDS = 2.0  # a folder changed this recently may change again without a new time stamp
+
+
+class TensorStore:
+    """A map from keys to named tensors, on disk.
+
+    Floating-point tensors are stored as `dtype` and come back in it; others, and all with dtype None, as they are.
+    `put` collects tensors until a shard is full; call `flush` (or leave the context) to have them on disk.
+
+    Raises:
+        UserError: the folder is no store, has another format or dtype, a shard is damaged, a value does not fit
+            into the dtype, the disk is full, or a read-only store is written.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,  # folder; created unless read_only
+        *,
+        dtype: torch.dtype | None = torch.float16,  # a read-only store has the dtype that it was written with
+        shard_bytes: int = 64 << 20,  # size at which a shard is written
+        read_only: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self.read_only = read_only
+        self.shard_bytes = shard_bytes
+        self.dtype = _open_settings(self.root, dtype, read_only)
+        self._pending: dict[str, dict[str, torch.Tensor]] = {}
+        self._pending_bytes = 0
+        self._shards: dict[str, Index] = {}  # shard name -> its index
+        self._where: dict[str, str] = {}  # key -> shard name
+        self._readers: OrderedDict[str, ShardReader] = OrderedDict()  # least recently used first
+        self._scanned: int | None = None  # mtime [ns] of the shard folder at the last scan that can be trusted
+
+    @property
+    def shard_folder(self) -> Path:
+        """Where the shards lie."""
+        return self.root / "shards"
+
+    def get(self, key: str) -> dict[str, torch.Tensor] | None:
+        """The tensors put under `key`, on the CPU and in their order, or None. Reads only their bytes."""
+        if key in self._pending:
+            return {name: tensor.clone() for name, tensor in self._pending[key].items()}
+        if key not in self._where:
+            self._refresh()
+        name = self._where.get(key)
+        if name is None:
+            return None
+        try:
+            return self._reader(name).read(key)
+        except FileNotFoundError:  # collected by another process; the key may have moved to a newer shard
+            self._forget(name)
+            return self.get(key)
+
+    def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Store named tensors under `key`; a key that is present already keeps what it has."""
+        self._writable()
+        if not key or "/" in key:
+            raise ValueError(f"a store key is a non-empty string without '/', not {key!r}")
+        if key in self._pending or key in self._where:
+            return
+        entry = {name: self._converted(name, tensor) for name, tensor in tensors.items()}
+        self._pending[key] = entry
+        self._pending_bytes += sum(tensor.nbytes for tensor in entry.values())
+        if self._pending_bytes >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was put into a shard; afterwards it is on disk and visible to other processes."""
+        if not self._pending:
+            return
+        name, index = write_shard(self.shard_folder, self._pending)
+        self._pending, self._pending_bytes = {}, 0
+        self._add(name, index)
+
+    def close(self) -> None:
+        """Flush, and close the open shards."""
+        self.flush()
+        self._readers.clear()
+
+    def keys(self) -> Iterator[str]:
+        """All keys now in the store, pending ones included."""
+        self._refresh()
+        yield from list(self._where)
+        yield from list(self._pending)
+
+    def __contains__(self, key: object) -> bool:
+        if key in self._pending or key in self._where:
+            return True
+        self._refresh()
+        return key in self._where
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.keys())
+
+    def verify(self) -> VerifyReport:
+        """Read every byte and recompute every hash."""
+        from perception.data.upkeep import verify_store
+
+        return verify_store(self.root)
+
+    def gc(self, max_bytes: int | None = None, *, check: bool = False, dry_run: bool = False) -> GcReport:
+        """Delete orphaned temporary files, damaged and duplicate shards, then the oldest shards above `max_bytes`."""
+        from perception.data.upkeep import collect_garbage
+
+        self._writable()
+        self.flush()
+        report = collect_garbage(self.root, max_bytes, check=check, dry_run=dry_run)
+        for name in report.deleted_shards if not dry_run else ():
+            self._forget(name)
+        return report
+
+    def stat(self) -> dict[str, int | str | None]:
+        """Format, dtype, and the numbers of shards, entries, tensors and bytes on disk."""
+        from perception.data.upkeep import store_stat
+
+        return store_stat(self.root)
+
+    def _converted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()
+        if self.dtype is None or not tensor.is_floating_point():
+            return tensor.cpu().contiguous().clone()
+        stored = tensor.to(self.dtype)
+        if not torch.isfinite(stored).all():
+            raise UserError(
+                f"Tensor '{name}' has values that are not finite in {_dtype_name(self.dtype)} (largest magnitude "
+                f"{tensor.abs().max().item():.3g}); use a bfloat16 or float32 store, or check the model."
+            )
+        return stored.to("cpu", copy=True).contiguous()
+
+    def _refresh(self) -> None:
+        """Read the headers of shards that appeared since the last look."""
+        try:
+            modified = self.shard_folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if modified == self._scanned:
+            return
+        settled = time.time_ns() - modified > _RACY_SECONDS * 1e9
+        for name in os.listdir(self.shard_folder):
+            if name.endswith(SUFFIX) and name not in self._shards:
+                self._scan(self.shard_folder / name)
+        self._scanned = modified if settled else None
+
+    def _scan(self, path: Path) -> None:
+        try:
+            self._add(path.name, read_index(path))
+        except FileNotFoundError:  # collected by another process since the listing
+            return
+        except DamagedShardError as error:
+            raise _damaged(path, error) from error
+
+    def _add(self, name: str, index: Index) -> None:
+        self._shards[name] = index
+        for key in index:
+            self._where[key] = name
+
+    def _forget(self, name: str) -> None:
+        self._readers.pop(name, None)
+        self._scanned = None
+        for key in self._shards.pop(name, {}):
+            if self._where.get(key) == name:
+                del self._where[key]
+        for other, index in self._shards.items():
+            self._where.update({key: other for key in index if key not in self._where})
+
+    def _reader(self, name: str) -> ShardReader:
+        if name in self._readers:
+            self._readers.move_to_end(name)
+            return self._readers[name]
+        try:
+            reader = ShardReader(self.shard_folder / name, self._shards[name])
+        except DamagedShardError as error:
+            raise _damaged(self.shard_folder / name, error) from error
+        self._readers[name] = reader
+        if len(self._readers) > _OPEN_SHARDS:
+            self._readers.popitem(last=False)
+        return reader
+
+    def _writable(self) -> None:
+        if self.read_only:
+            raise UserError(f"The store {self.root} was opened read-only; open it with read_only=False to change it.")
+
+    def __enter__(self) -> TensorStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Worker processes get a read-only view of what is on disk (pending tensors stay here)."""
+        return _reopen, (self.root,)
+
+
+def feature_key(image_hash: str, fingerprint: str, spec_json: Mapping[str, object]) -> str:
+    """The key of what one backbone computes from one image with one spec: SHA-256 of all three, hex."""
+    document = json.dumps([image_hash, fingerprint, spec_json], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _reopen(root: Path) -> TensorStore:
+    return TensorStore(root, read_only=True)
+
+
+def _open_settings(root: Path, dtype: torch.dtype | None, read_only: bool) -> torch.dtype | None:
+    """Read store.json, or write it for a new store; returns the dtype of the store."""
+    path = root / "store.json"
+    if not path.exists():
+        if read_only:
+            raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.")
+        write_atomic(path, (json.dumps({"format": FORMAT, "dtype": _dtype_name(dtype)}) + "\n").encode())
+        return dtype
+    settings = read_settings(root)
+    stored = DTYPES[settings["dtype"]] if settings["dtype"] else None
+    if not read_only and stored != dtype:
+        raise UserError(
+            f"The store {root} holds {_dtype_name(stored)}, not {_dtype_name(dtype)}; "
+            f"open it with that dtype or choose another folder."
+        )
+    return stored
+
+
+def read_settings(root: Path) -> dict[str, str]:
+    """The content of store.json, checked. Raises UserError when it is absent, broken or of another format."""
+    path = root / "store.json"
+    try:
+        settings = json.loads(path.read_bytes())
+        known = settings["format"] == FORMAT and (settings["dtype"] is None or settings["dtype"] in DTYPES)
+    except FileNotFoundError as error:
+        raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not readable as the settings of a tensor store; choose another folder.") from error
+    if not known:
+        raise UserError(
+            f"{path} describes {settings}; this version reads format {FORMAT} with dtype {', '.join(DTYPES)}."
+        )
+    return settings
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _damaged(path: Path, error: DamagedShardError) -> UserError:
+    root = path.parent.parent
+    return UserError(
+        f"Shard {path} is damaged ({error}); delete it with `perception store {root} gc` and run the command again."
+    )

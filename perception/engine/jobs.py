@@ -1,0 +1,89 @@
+"""The contract between a job and the runner: predictors, outcomes, options and the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from perception.engine.items import Item
+from perception.errors import UserError
+
+ENGINES = ("local", "torchrun")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a predictor found for one item."""
+
+    record: dict[str, Any]  # further fields of the manifest line; must be JSON and the same on every machine
+    files: Mapping[str, bytes] = field(default_factory=dict)  # path below OUT -> content, on disk before the line is
+
+
+class Predictor(Protocol):
+    """Images in, results out. Built once per process, by a function without arguments.
+
+    Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
+    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it), and
+    `still_valid(record) -> bool` (False: redo a finished item, because what its line points to is gone).
+    """
+
+    fingerprint: str  # of the model and of every option that changes a result
+
+    def prepare(self, item: Item) -> Any:
+        """CPU side, for one item, called from several threads. UserError marks the item as failed."""
+
+    def __call__(self, batch: Sequence[Any], /) -> list[Outcome]:
+        """Device side: one outcome per prepared sample, the same whatever the batch. UserError stops the job."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Where and how a job runs. None of these changes a result, only `seed` stands in the manifest.
+
+    Raises:
+        UserError: an unknown engine, or a number below its minimum.
+    """
+
+    out: Path
+    batch_size: int = 8  # items per call of the predictor; halved when memory runs out
+    engine: str = "local"  # "local": this process; "torchrun": RANK of WORLD_SIZE
+    workers: int = 2  # threads that read and prepare items
+    progress: bool = True  # a bar on stderr
+    seed: int = 0  # recorded in every manifest line
+    commit_seconds: float = 0.0  # at most this much finished work is not yet in the manifest; 0: commit every batch
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        if self.engine not in ENGINES:
+            raise UserError(f"Unknown engine '{self.engine}'; choose one of {', '.join(ENGINES)}.")
+        for name in ("batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """Counts over all ranks of one run: `skipped` items were finished by an earlier run."""
+
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    seconds: float
+    manifest: Path
+    reasons: tuple[str, ...] = ()  # "<id>: <sentence>" of the first failures
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every item has a result, else 1."""
+        return 1 if self.failed else 0
+
+    def render(self) -> str:
+        """One line of counts, then one per failure kept."""
+        counts = f"{self.done} done, {self.skipped} already there, {self.failed} failed, {self.seconds:.1f} s"
+        more = [f"... and {self.failed - len(self.reasons)} more failures, see the manifest"]
+        return "\n".join(
+            [f"{counts}: {self.manifest}", *self.reasons, *(more if self.failed > len(self.reasons) else [])]
+        )

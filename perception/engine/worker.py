@@ -1,0 +1,112 @@
+"""One rank's share of the work: threads that prepare items, and micro-batches that fit into memory."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from perception.data.files import file_hash
+from perception.engine.items import Item
+from perception.engine.jobs import Outcome, Predictor
+from perception.errors import UserError
+
+_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA and MPS; CPU allocators
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item on its way: skipped, failed (`reason`), or with a sample for the predictor."""
+
+    item: Item
+    hash: str | None  # SHA-256 of the file
+    sample: Any = None
+    reason: str | None = None
+    skip: bool = False
+
+
+def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | None], bool]) -> Prepared:
+    """Hash the item, skip it when that content is finished, else prepare it. Bad input becomes a reason."""
+    digest = None
+    try:
+        digest = file_hash(item.path) if item.path is not None else None
+        if finished(item, digest):
+            return Prepared(item, digest, skip=True)
+        return Prepared(item, digest, sample=predictor.prepare(item))
+    except UserError as error:
+        return Prepared(item, digest, reason=str(error))
+    except OSError as error:
+        return Prepared(item, digest, reason=f"{item.path} cannot be read ({error.strerror}); check the file.")
+
+
+def prefetch(items: Iterable[Item], load: Callable[[Item], Prepared], workers: int, ahead: int) -> Iterator[Prepared]:
+    """Load items in threads and yield them in order, with at most `ahead` of them in memory."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    pending: deque[Future[Prepared]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(load, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class MicroBatcher:
+    """Calls the predictor on as many samples at a time as fit; outcomes do not depend on how they were cut."""
+
+    def __init__(self, predictor: Predictor, size: int) -> None:
+        self.predictor = predictor
+        self.size = size  # halved for good when memory runs out
+
+    def __call__(self, samples: Sequence[Any]) -> list[Outcome | None]:
+        """One outcome per sample; None for a sample that does not fit even alone."""
+        outcomes: list[Outcome | None] = []
+        while len(outcomes) < len(samples):
+            chunk = samples[len(outcomes) : len(outcomes) + self.size]
+            result = self._attempt(chunk)
+            if result is not None:
+                outcomes += result
+            elif len(chunk) == 1:
+                outcomes.append(None)
+            else:
+                self.size = len(chunk) // 2
+        return outcomes
+
+    def _attempt(self, chunk: Sequence[Any]) -> list[Outcome] | None:
+        """The outcomes, or None when memory ran out."""
+        try:
+            outcomes = self.predictor(chunk)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if len(outcomes) != len(chunk):
+                raise ValueError(f"the predictor returned {len(outcomes)} outcomes for {len(chunk)} samples")
+            return outcomes
+        _release_memory()  # outside the handler: the traceback held the tensors
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for MemoryError, torch.OutOfMemoryError, and the RuntimeErrors of torch's CPU and MPS allocators."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MEMORY_MESSAGES)
+
+
+def _release_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
