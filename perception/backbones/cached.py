@@ -1,0 +1,90 @@
+"""Features through a store: what was computed once is read ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.spec import FeatureSpec
+from perception.backbones.taps import check_taps
+from perception.data.store import TensorStore, feature_key
+from perception.errors import UserError
+
+_LATENT = {"kind": "latent"}  # latents depend on the image and the VAE, not on a feature spec
+
+
+class CachedFeatures:
+    """`backbone.features` behind a store of latents and features.
+
+    A result is the same whether it was stored or not: latents pass through the dtype of the store before the
+    denoiser sees them, features before they are returned. Per-image noise is a function of the image's hash.
+
+    Raises:
+        UserError: for unknown taps or timesteps (at once), and whatever the store and `encode` raise.
+    """
+
+    def __init__(
+        self,
+        backbone: DiffusionBackbone,
+        spec: FeatureSpec,
+        store: TensorStore,  # open for writing unless it holds everything
+    ) -> None:
+        check_taps(spec.taps, backbone.taps)
+        backbone.noise_path.check(torch.tensor(spec.timesteps))
+        self.backbone = backbone
+        self.spec = spec
+        self.store = store
+        self._fingerprint = backbone.fingerprint
+        self._spec_json = spec.to_json()
+
+    def key(self, image_hash: str) -> str:
+        """The store key of the features of the image with this hash."""
+        return feature_key(image_hash, self._fingerprint, self._spec_json)
+
+    def latent_key(self, image_hash: str) -> str:
+        """The store key of the clean latent of the image with this hash."""
+        return feature_key(image_hash, self._fingerprint, _LATENT)
+
+    def lookup(self, hashes: Sequence[str]) -> dict[str, Tensor] | None:
+        """The features of these images when the store has all of them, else None. Needs no pixels."""
+        entries = [self.store.get(self.key(image_hash)) for image_hash in hashes]
+        present = [entry for entry in entries if entry is not None]
+        return self._stacked(present) if len(present) == len(entries) else None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, hashes: Sequence[str]) -> dict[str, Tensor]:
+        """Features of images [B, 3, H, W] in [0, 1], tap -> float32 [B, C', h, w] on the backbone's device.
+
+        `hashes` name the images' content, one each (`perception.data.images.content_hash`); VAE and denoiser run only
+        for those that the store lacks.
+        """
+        if len(images) != len(hashes):
+            raise UserError(f"{len(images)} images came with {len(hashes)} hashes; give one hash per image.")
+        keys = [self.key(image_hash) for image_hash in hashes]
+        return self._through_store(keys, lambda rows: self._features(images[rows], [hashes[i] for i in rows]))
+
+    def _features(self, images: Tensor, hashes: Sequence[str]) -> dict[str, Tensor]:
+        keys = [self.latent_key(image_hash) for image_hash in hashes]
+        latents = self._through_store(keys, lambda rows: {"latent": self.backbone.encode(images[rows])})["latent"]
+        return self.backbone.features(latents=latents, spec=self.spec, image_ids=hashes, micro_batch=len(hashes))
+
+    def _through_store(
+        self, keys: Sequence[str], compute: Callable[[list[int]], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Entries by key, stacked; `compute` makes those of the rows that the store lacks."""
+        entries = [self.store.get(key) for key in keys]
+        missing = [i for i, entry in enumerate(entries) if entry is None]
+        computed = compute(missing) if missing else {}
+        for row, i in enumerate(missing):
+            self.store.put(keys[i], {name: batch[row] for name, batch in computed.items()})
+            entries[i] = self.store.get(keys[i])  # in the dtype of the store
+        return self._stacked([entry for entry in entries if entry is not None])
+
+    def _stacked(self, entries: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {
+            name: torch.stack([entry[name] for entry in entries]).to(self.backbone.device, torch.float32)
+            for name in entries[0]
+        }

@@ -1,0 +1,96 @@
+"""All timesteps x images through the denoiser, micro-batched, with noise that depends on the sample alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from perception.backbones.conditioning import Condition
+from perception.backbones.spec import FeatureSpec, sample_noise
+from perception.backbones.taps import check_taps
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.backbones.backbone import DiffusionBackbone
+
+
+def extract(
+    backbone: DiffusionBackbone,
+    inputs: Tensor | None,
+    spec: FeatureSpec,
+    latents: Tensor | None,
+    image_ids: Sequence[str] | None,
+    condition: Condition | None,
+    micro_batch: int,
+) -> dict[str, Tensor]:
+    """The work of `DiffusionBackbone.features`; see there."""
+    check_taps(spec.taps, backbone.taps)
+    backbone.noise_path.check(torch.tensor(spec.timesteps))
+    if (inputs is None) == (latents is None):
+        raise UserError("features needs either inputs (images or latents) or latents=..., and not both")
+    source = inputs if inputs is not None else latents
+    assert source is not None
+    ids = _noise_ids(source, spec, image_ids)
+    x0 = _latents(backbone, source, is_latent=latents is not None)
+    if condition is None:
+        condition = backbone.condition([spec.prompt])
+    rows = [(image, t) for image in range(len(x0)) for t in spec.timesteps]
+    told = condition.expand(len(x0))
+    inner = [name for name in spec.taps if name != "latent"]
+    parts: dict[str, list[Tensor]] = {name: [] for name in inner}
+    for start in range(0, len(rows) if inner else 0, micro_batch):
+        chunk = rows[start : start + micro_batch]
+        images, steps = torch.tensor([i for i, _ in chunk]), torch.tensor([t for _, t in chunk])
+        x_t = x0[images.to(x0.device)]
+        if spec.noise != "none":
+            noise = torch.stack([sample_noise(spec.seed, ids[i], t, x0.shape[1:]) for i, t in chunk])
+            x_t = backbone.noise(x_t, steps, noise)
+        for name, value in backbone.capture(x_t, steps, told[images], inner).items():
+            parts[name].append(value)
+    return {name: _over_time(parts.get(name), x0, spec) for name in spec.taps}
+
+
+def _over_time(parts: list[Tensor] | None, x0: Tensor, spec: FeatureSpec) -> Tensor:
+    """Rows [B*T, C, h, w] -> the layout of `spec.aggregate`; the clean latent stands for every timestep."""
+    steps = len(spec.timesteps)
+    if parts is None:
+        stacked = x0.unsqueeze(1).expand(-1, steps, -1, -1, -1)  # [B, T, C, h, w]
+    else:
+        stacked = torch.cat(parts).unflatten(0, (-1, steps))  # [B, T, C, h, w]
+    if spec.aggregate == "stack":
+        return stacked
+    return stacked.mean(dim=1) if spec.aggregate == "mean" else stacked.flatten(1, 2)
+
+
+def _latents(backbone: DiffusionBackbone, source: Tensor, is_latent: bool) -> Tensor:
+    """Encode images; pass latents on. Told apart by the number of channels unless said."""
+    channels = source.shape[1] if source.dim() == 4 else None
+    if not is_latent and channels not in (3, backbone.latent_channels):
+        raise UserError(
+            f"inputs have the shape {list(source.shape)}; expected images [batch, 3, height, width] "
+            f"or latents [batch, {backbone.latent_channels}, height, width]"
+        )
+    if is_latent or (channels == backbone.latent_channels and channels != 3):
+        return source.to(backbone.device)
+    return backbone.encode(source)
+
+
+def _noise_ids(source: Tensor, spec: FeatureSpec, image_ids: Sequence[str] | None) -> list[str]:
+    """The image id of each row that its noise is a function of."""
+    if spec.noise != "per_image":
+        return [""] * len(source)
+    if image_ids is None:
+        return [_content_id(row) for row in source]
+    if len(image_ids) != len(source):
+        raise UserError(f"{len(image_ids)} image_ids were given for {len(source)} images; expected one id per image")
+    return list(image_ids)
+
+
+def _content_id(row: Tensor) -> str:
+    """Hash of the values of one image or latent."""
+    values = row.detach().float().cpu().contiguous()
+    return hashlib.sha256(repr(tuple(values.shape)).encode() + values.numpy().tobytes()).hexdigest()

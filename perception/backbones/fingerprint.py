@@ -1,0 +1,45 @@
+"""One name for a backbone's numbers: the same on every machine, whatever its folder is called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perception.backbones.validation import ModelFolder
+
+_NOT_NUMBERS = ("_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype")
+
+
+def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
+    """SHA-256 over configs, tokenizers, schedule and the contents of the weight files (or the seed instead)."""
+    digest = hashlib.sha256()
+    for name, part in sorted(folder.models.items()):
+        _add(digest, name, _canonical(part.config))
+        for file in part.weights if random_init_seed is None else ():
+            _add(digest, "weights", _file_digest(file))
+    for _, path in folder.tokenizers:
+        for file in sorted(path.iterdir()):
+            _add(digest, file.name, _file_digest(file))
+    scheduler = json.loads((folder.scheduler[1] / "scheduler_config.json").read_text(encoding="utf-8"))
+    _add(digest, folder.scheduler[0], _canonical(scheduler))
+    _add(digest, "random_init_seed", str(random_init_seed))
+    return digest.hexdigest()
+
+
+def _canonical(config: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in config.items() if k not in _NOT_NUMBERS}, sort_keys=True)
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, value: str) -> None:
+    digest.update(f"{name}\0{value}\0".encode())

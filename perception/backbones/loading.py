@@ -1,0 +1,117 @@
+"""`load_backbone`: from a name to a checked, frozen DiffusionBackbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.building import build_model
+from perception.backbones.fingerprint import identity
+from perception.backbones.hub import download
+from perception.backbones.noise_path import noise_path
+from perception.backbones.unet_family import UNetDenoiser
+from perception.backbones.validation import Component, check_model_folder, fail, read_component
+from perception.errors import UserError
+
+MINI = Path(__file__).parent / "mini"
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+def load_backbone(
+    name: str | Path = "mini",
+    *,
+    dtype: torch.dtype | str = "float32",
+    device: str | torch.device | None = None,
+    random_init_seed: int | None = None,
+    vae: str | Path | None = None,
+) -> DiffusionBackbone:
+    """Load a frozen diffusion backbone.
+
+    Args:
+        name: "mini" (shipped with the package), a local diffusers folder, or a Hugging Face hub id.
+        dtype: of the weights and the computation: float32, bfloat16 or float16. Noise coefficients, latents and
+            prediction conversions stay float32; so does, under float16, an `AutoencoderKL` whose config asks for it
+            (`force_upcast`: its activations overflow in half precision).
+        device: default is the first of CUDA, MPS and CPU that is available.
+        random_init_seed: keep architecture and tokenizer but draw all weights anew from this seed: the control that
+            shows what the training of the backbone is worth.
+        vae: another autoencoder for the same latents, e.g. a tiny one: a folder with config.json and weights, or a
+            hub id.
+
+    Raises:
+        UserError: when the folder is incomplete, truncated, inconsistent or of an unsupported kind. Configs and file
+            sizes are checked before any weight is loaded.
+    """
+    kind, place = _dtype(dtype), _device(device)
+    folder = check_model_folder(_resolve(name), None if vae is None else _autoencoder(_resolve(vae)))
+    scheduler_class, scheduler_path = folder.scheduler
+    if not hasattr(diffusers, scheduler_class):
+        raise UserError(f"{folder.path} names the scheduler {scheduler_class}, which diffusers does not have")
+    path = noise_path(getattr(diffusers, scheduler_class).from_pretrained(scheduler_path))
+    tokenizers = [getattr(transformers, cls).from_pretrained(where) for cls, where in folder.tokenizers]
+    with torch.random.fork_rng(devices=[]):  # constructors draw default weights from the global generator
+        models = {key: build_model(key, part, kind, random_init_seed) for key, part in folder.models.items()}
+    backbone = DiffusionBackbone(
+        name=str(name),
+        identity=identity(folder, random_init_seed),
+        denoiser=UNetDenoiser(models["unet"]),
+        vae=models["vae"],
+        text_encoders=[models[key] for key in ("text_encoder", "text_encoder_2") if key in models],
+        tokenizers=tokenizers,
+        path=path,
+    )
+    return backbone.to(place)
+
+
+def _resolve(name: str | Path) -> Path:
+    """The local folder of a model; only names of the form owner/model that are no local path go to the hub."""
+    if name == "mini":
+        if not (MINI / "model_index.json").is_file():
+            raise UserError(
+                "the backbone 'mini' is not part of this installation; install the package with its weights, "
+                "or name a diffusers folder or a hub id"
+            )
+        return MINI
+    path = Path(name).expanduser()
+    is_hub_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
+    return download(str(name)) if is_hub_id and not path.exists() else path
+
+
+def _autoencoder(path: Path) -> Component:
+    """The autoencoder in `path` or in its sub-folder vae/."""
+    folder = path / "vae" if (path / "vae").is_dir() else path
+    problems: list[str] = []
+    component = read_component(folder, "vae", problems)
+    fail(folder, problems)
+    return component
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    kind = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if kind is None or kind not in _DTYPES.values():
+        raise UserError(f"the dtype {dtype!r} is not supported; expected float32, bfloat16 or float16")
+    return kind
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        return torch.device(next(name for name, there in available.items() if there))
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"{device!r} is not a device; expected cpu, cuda, cuda:0, mps, ...") from None
+    if not available.get(place.type, True):
+        raise UserError(f"the device {str(device)!r} is not available on this machine; use device='cpu'")
+    return place

@@ -1,0 +1,123 @@
+"""The path from data to noise, x_t = alpha(t) x0 + sigma(t) eps, and what a checkpoint predicts on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perception.errors import UserError
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
+
+
+class NoisePath(ABC):
+    """Coefficients of x_t = alpha(t) x0 + sigma(t) eps, always float32 on CPU, whatever the dtype of the network.
+
+    Timesteps are steps of the training schedule, `0 <= t < num_train_timesteps`, 0 the cleanest.
+    """
+
+    def __init__(self, prediction_type: str, num_train_timesteps: int) -> None:
+        self.prediction_type = prediction_type
+        self.num_train_timesteps = num_train_timesteps
+
+    @abstractmethod
+    def alpha(self, t: int | Tensor) -> Tensor:
+        """Signal coefficient, float32, of the shape of `t`."""
+
+    @abstractmethod
+    def sigma(self, t: int | Tensor) -> Tensor:
+        """Noise coefficient, float32, of the shape of `t`."""
+
+    @abstractmethod
+    def model_time(self, t: int | Tensor) -> Tensor:
+        """What the network is told for step `t`."""
+
+    def check(self, t: int | Tensor) -> Tensor:
+        """Return `t` as a CPU tensor; UserError unless every entry lies in 0..num_train_timesteps-1."""
+        steps = torch.as_tensor(t).detach().cpu()
+        if steps.numel() == 0 or steps.min() < 0 or steps.max() >= self.num_train_timesteps:
+            raise UserError(
+                f"timestep {_few(steps)} is outside this backbone's schedule: expected "
+                f"0 to {self.num_train_timesteps - 1} (0 is the clean end); choose timesteps in that range"
+            )
+        return steps
+
+
+class VariancePreservingPath(NoisePath):
+    """DDPM family: alpha = sqrt(abar_t), sigma = sqrt(1 - abar_t) (Ho et al. 2020, eq. 4)."""
+
+    def __init__(self, alphas_cumprod: Tensor, prediction_type: str) -> None:
+        super().__init__(prediction_type, len(alphas_cumprod))
+        self.alphas_cumprod = alphas_cumprod.detach().float().cpu()  # [T]
+
+    def alpha(self, t: int | Tensor) -> Tensor:
+        """sqrt(abar_t)."""
+        return self.alphas_cumprod[self.check(t)].sqrt()
+
+    def sigma(self, t: int | Tensor) -> Tensor:
+        """sqrt(1 - abar_t)."""
+        return (1 - self.alphas_cumprod[self.check(t)]).sqrt()
+
+    def model_time(self, t: int | Tensor) -> Tensor:
+        """The integer step itself."""
+        return self.check(t)
+
+    def check(self, t: int | Tensor) -> Tensor:
+        """As in the base class, and whole numbers only: the chain is discrete."""
+        steps = super().check(t)
+        if steps.is_floating_point():
+            raise UserError(f"timestep {_few(steps)} is not a whole number; this backbone's schedule is discrete")
+        return steps
+
+
+class FlowPath(NoisePath):
+    """Rectified flow: x_t = (1 - s) x0 + s eps with s = t / T (Liu et al. 2022; Esser et al. 2024)."""
+
+    def __init__(self, num_train_timesteps: int) -> None:
+        super().__init__("flow_prediction", num_train_timesteps)
+
+    def alpha(self, t: int | Tensor) -> Tensor:
+        """1 - s."""
+        return 1 - self.sigma(t)
+
+    def sigma(self, t: int | Tensor) -> Tensor:
+        """s = t / T."""
+        return self.check(t).float() / self.num_train_timesteps
+
+    def model_time(self, t: int | Tensor) -> Tensor:
+        """T s, as float32: flow networks take fractional times."""
+        return self.check(t).float()
+
+
+def noise_path(scheduler: Any) -> NoisePath:
+    """The path a diffusers scheduler was configured with; its sampling steps and thresholds are ignored.
+
+    Uses the scheduler's own `alphas_cumprod`, so that coefficients equal those of `scheduler.add_noise`.
+
+    Raises:
+        UserError: for a scheduler that is neither variance preserving nor rectified flow, or an unknown prediction.
+    """
+    config = scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    if hasattr(scheduler, "alphas_cumprod"):
+        if kind not in PREDICTION_TYPES[:3]:
+            raise UserError(
+                f"the scheduler's prediction_type is {kind!r}; expected one of {', '.join(PREDICTION_TYPES[:3])}; "
+                "correct scheduler/scheduler_config.json"
+            )
+        return VariancePreservingPath(scheduler.alphas_cumprod, kind)
+    if type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction":
+        return FlowPath(config["num_train_timesteps"])
+    raise UserError(
+        f"the scheduler {type(scheduler).__name__} has no noise schedule this toolkit knows; expected a variance "
+        "preserving (DDPM, DDIM, Euler, DPM-Solver, ...) or a flow-matching one"
+    )
+
+
+def _few(steps: Tensor) -> str:
+    """The first entries of `steps`, for an error message."""
+    values = steps.flatten().tolist()
+    return ", ".join(str(v) for v in values[:4]) + (", ..." if len(values) > 4 else "") if values else "(none)"

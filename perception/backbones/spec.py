@@ -1,0 +1,83 @@
+"""What to extract: taps, timesteps, noise. Plain data without torch modules, usable as a store key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from perception.errors import UserError
+
+TapKind = Literal["latent", "residual_block", "transformer_block", "block", "cross_attention", "self_attention"]
+_NOISES = ("none", "shared", "per_image")
+_AGGREGATES = ("concat", "mean", "stack")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place of the denoiser that features can be read from."""
+
+    name: str  # diffusers module path, or "latent"
+    kind: TapKind
+    channels: int  # at the full text length; 0 for self-attention: one per spatial cell, so it depends on the image
+    stride: int  # pixels of the image per cell of the map
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Which features, at which timesteps, under which noise. Lists are accepted and stored as tuples.
+
+    Raises:
+        UserError: for an empty or doubled list, a wrong type or an unknown choice. Whether a backbone has the taps
+            and timesteps is checked by `DiffusionBackbone.features`.
+    """
+
+    taps: tuple[str, ...]  # names out of backbone.taps
+    timesteps: tuple[int, ...] = (50,)  # steps of the training schedule, 0 is the clean end
+    noise: Literal["none", "shared", "per_image"] = "shared"  # none: x_t = x0; shared: one noise for all images
+    seed: int = 0  # of the noise
+    aggregate: Literal["concat", "mean", "stack"] = "concat"  # timesteps: [B, T*C, h, w], [B, C, h, w], [B, T, C, h, w]
+    prompt: str = ""  # the text the denoiser is told, unless a Condition is given
+
+    def __post_init__(self) -> None:
+        for name, kind in (("taps", str), ("timesteps", int)):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+                raise UserError(f"FeatureSpec.{name} is {value!r}; expected a non-empty list of {kind.__name__}")
+            if any(not isinstance(v, kind) or isinstance(v, bool) for v in value):
+                raise UserError(f"FeatureSpec.{name} is {value!r}; every entry must be of type {kind.__name__}")
+            if len(set(value)) != len(value):
+                raise UserError(f"FeatureSpec.{name} is {value!r}; an entry stands there twice, name each once")
+            object.__setattr__(self, name, tuple(value))
+        if min(self.timesteps) < 0:
+            raise UserError(f"FeatureSpec.timesteps is {self.timesteps}; timesteps start at 0 (the clean end)")
+        self._check_choice("noise", _NOISES)
+        self._check_choice("aggregate", _AGGREGATES)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise UserError(f"FeatureSpec.seed is {self.seed!r}; expected a whole number >= 0")
+        if not isinstance(self.prompt, str):
+            raise UserError(f"FeatureSpec.prompt is {self.prompt!r}; expected one string for all images")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise UserError(f"FeatureSpec.{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Canonical JSON form: the same spec gives the same dictionary in every session and version of Python."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(asdict(self).items())}
+
+
+def sample_noise(seed: int, image_id: str, timestep: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise of `shape`, float32 on CPU, a function of (seed, image id, timestep) alone.
+
+    Results therefore do not depend on batch size, order, workers or devices. Noise shared by all images has
+    `image_id=""`.
+    """
+    digest = hashlib.sha256(f"{seed}\n{timestep}\n{image_id}".encode()).digest()
+    generator = torch.Generator(device="cpu")
+    generator.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)

@@ -1,0 +1,131 @@
+"""All that is special to `UNet2DConditionModel` (Stable Diffusion 1.x, 2.x, SDXL): how to call it, where to tap it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from perception.backbones.conditioning import Condition
+from perception.backbones.spec import TapKind
+
+_PATTERNS: tuple[tuple[str, TapKind], ...] = (
+    (r"(down|up)_blocks\.\d+|mid_block", "block"),
+    (r".*\.resnets\.\d+", "residual_block"),
+    (r".*\.attentions\.\d+", "transformer_block"),
+)
+
+
+class Denoiser(Protocol):
+    """The adapter of one denoiser family. DiffusionBackbone knows denoisers through this alone.
+
+    A new family (DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention, the names of its taps,
+    and what may be shared among candidate prompts.
+    """
+
+    module: nn.Module  # the diffusers model
+    latent_channels: int
+
+    def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
+        """Raw prediction [B, C, h, w] for noised latents [B, C, h, w] at times [B]; `stride`: pixels per cell."""
+
+    def skeleton(self) -> Denoiser:
+        """The same architecture without storage, on the meta device, for deriving shapes."""
+
+    def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
+        """Inputs for one dry forward on the device of the module: latent, time, condition with `tokens` tokens."""
+
+    def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
+        """Every tappable module by its diffusers path."""
+
+    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
+        """Modules whose outputs do not depend on the text tokens, nor on the pooled text unless `same_pooled`."""
+
+    def text_attentions(self) -> list[nn.Module]:
+        """Attention modules whose `to_k` and `to_v` read text alone."""
+
+
+class UNetDenoiser:
+    """Adapter of `diffusers.UNet2DConditionModel`."""
+
+    module: Any
+
+    def __init__(self, unet: nn.Module) -> None:
+        self.module = unet
+        self.config: Any = unet.config
+        self.latent_channels: int = self.config["in_channels"]
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether the time embedding also takes pooled text and image sizes (SDXL)."""
+        return self.config["addition_embed_type"] == "text_time"
+
+    def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
+        """One forward; SDXL's micro-conditions default to "an uncropped image of this size"."""
+        added = None
+        if self.is_xl:
+            added = {"text_embeds": condition.pooled, "time_ids": self._time_ids(x_t, condition, stride)}
+        return self.module(
+            x_t, model_time, encoder_hidden_states=condition.hidden, added_cond_kwargs=added, return_dict=False
+        )[0]
+
+    def skeleton(self) -> UNetDenoiser:
+        """The same UNet on the meta device."""
+        with torch.device("meta"):
+            return UNetDenoiser(type(self.module).from_config(self.config))
+
+    def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
+        """A latent of eight cells at the coarsest level."""
+        weight = next(self.module.parameters())
+        side = 8 * 2 ** len(self.config["block_out_channels"])
+        width = self.config["cross_attention_dim"]
+        pooled = weight.new_zeros(1, self._pooled_width()) if self.is_xl else None
+        condition = Condition(weight.new_zeros(1, tokens, width), pooled)
+        time = torch.zeros(1, dtype=torch.long, device=weight.device)
+        return weight.new_zeros(1, self.latent_channels, side, side), time, condition
+
+    def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
+        """Blocks, residual blocks, transformers and the attentions inside them."""
+        return {name: (module, kind) for name, module in self.module.named_modules() if (kind := _kind(name, module))}
+
+    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
+        """The modules that run before the first cross-attention reads the text (the query projection included)."""
+        free = [self.module.time_proj, self.module.time_embedding, self.module.conv_in]
+        if self.is_xl and not same_pooled:
+            return free  # pooled text enters the time embedding, hence every residual block
+        for block in self.module.down_blocks:
+            if not getattr(block, "has_cross_attention", False):
+                free.append(block)
+                continue
+            first = block.attentions[0].transformer_blocks[0]
+            free += [block.resnets[0], block.attentions[0].norm, block.attentions[0].proj_in, first.norm1]
+            if first.attn1.is_cross_attention:
+                return [*free, first.attn1.to_q]
+            return [*free, first.attn1, first.norm2, first.attn2.to_q]
+        return free
+
+    def text_attentions(self) -> list[nn.Module]:
+        """Every cross-attention."""
+        return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
+
+    def _pooled_width(self) -> int:
+        return self.config["projection_class_embeddings_input_dim"] - 6 * self.config["addition_time_embed_dim"]
+
+    def _time_ids(self, x_t: Tensor, condition: Condition, stride: int) -> Tensor:
+        """(original h, w, crop top, left, target h, w) in pixels (Podell et al. 2023, section 2.2), [B, 6]."""
+        if "time_ids" in condition.extra:
+            return condition.extra["time_ids"]
+        height, width = x_t.shape[-2] * stride, x_t.shape[-1] * stride
+        return x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), 6)
+
+
+def _kind(name: str, module: nn.Module) -> TapKind | None:
+    for pattern, kind in _PATTERNS:
+        if re.fullmatch(pattern, name):
+            return kind
+    if re.fullmatch(r".*\.transformer_blocks\.\d+\.attn\d", name):
+        return "cross_attention" if module.is_cross_attention else "self_attention"
+    return None
