@@ -159,11 +159,10 @@ def merge_maps(maps: Mapping[str, Tensor], taps: Mapping[str, Tap], spec: Attent
     """
     if spec.tokens is not None:
         maps = {name: _keep_tokens(value, spec.tokens) for name, value in maps.items()}
-    if spec.merge == "layer":
-        return {**maps}
     groups: dict[str | int, list[Tensor]] = {}
     for name, value in maps.items():
-        groups.setdefault(taps[name].stride if spec.merge == "resolution" else "all", []).append(value)
+        keys: dict[str, str | int] = {"layer": name, "resolution": taps[name].stride, "all": "all"}
+        groups.setdefault(keys[spec.merge], []).append(value)
     return {key: _mean(values) for key, values in groups.items()}
 
 

@@ -229,19 +229,24 @@ class DiffusionBackbone(nn.Module):
         check_latents(x_t, self.latent_channels)
         return x_t.to(self.device, self.dtype).contiguous()
 
+    def _steps(self, t: int | Tensor, rows: int) -> Tensor:
+        """Checked timesteps [1 or rows] on the CPU."""
+        steps = self.noise_path.check(t).reshape(-1)
+        if len(steps) not in (1, rows):
+            raise UserError(f"{len(steps)} timesteps were given for a batch of {rows}; expected one, or one per row")
+        return steps
+
     def _coefficients(self, t: int | Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma, [B or 1, 1, 1, 1] float32 on the device of `latents`."""
-        path = self.noise_path
-        return (
-            path.alpha(t).reshape(-1, 1, 1, 1).to(latents.device),
-            path.sigma(t).reshape(-1, 1, 1, 1).to(latents.device),
-        )
+        steps, path = self._steps(t, len(latents)).view(-1, 1, 1, 1), self.noise_path
+        return path.alpha(steps).to(latents.device), path.sigma(steps).to(latents.device)
 
     def _call(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
-        rows = x_t.shape[0]
-        time = self.noise_path.model_time(t).reshape(-1)
-        if len(time) not in (1, rows):
-            raise UserError(f"{len(time)} timesteps were given for a batch of {rows}; expected one, or one per row")
+        rows = len(x_t)
+        time = self.noise_path.model_time(self._steps(t, rows)).to(self.device).expand(rows)
         told = condition.expand(rows).to(self.device, self.dtype)
         self._rows.keys = told.keys
-        return self._denoiser(x_t, time.to(self.device).expand(rows), told, self.latent_stride)
+        try:
+            return self._denoiser(x_t, time, told, self.latent_stride)
+        finally:
+            self._rows.keys = None

@@ -11,10 +11,11 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from perception.backbones.validation import Component, fail
+from perception.backbones.validation import Component, unusable
 
 
 def build_model(name: str, part: Component, dtype: torch.dtype, random_init_seed: int | None) -> nn.Module:
@@ -23,24 +24,38 @@ def build_model(name: str, part: Component, dtype: torch.dtype, random_init_seed
     Raises:
         UserError: when weights are missing, unexpected or mis-shaped, listing every key.
     """
-    is_diffusers = hasattr(diffusers, part.class_name)
-    cls: Any = getattr(diffusers if is_diffusers else transformers, part.class_name)
     if dtype == torch.float16 and part.class_name == "AutoencoderKL" and part.config.get("force_upcast", True):
         dtype = torch.float32
-    if random_init_seed is not None:
-        config = dict(part.config) if is_diffusers else cls.config_class.from_pretrained(part.folder)
-        return randomize(cls.from_config(config) if is_diffusers else cls(config), f"{random_init_seed}/{name}").to(
-            dtype
+    with _quiet():
+        if random_init_seed is None:
+            return _pretrained(part, dtype)
+        return randomize(_constructed(part), f"{random_init_seed}/{name}").to(dtype)
+
+
+def _class_of(part: Component) -> tuple[Any, bool]:
+    """The class, and whether it is of diffusers (else of transformers)."""
+    is_diffusers = hasattr(diffusers, part.class_name)
+    return getattr(diffusers if is_diffusers else transformers, part.class_name), is_diffusers
+
+
+def _constructed(part: Component) -> nn.Module:
+    cls, is_diffusers = _class_of(part)
+    return cls.from_config(dict(part.config)) if is_diffusers else cls(cls.config_class.from_pretrained(part.folder))
+
+
+def _pretrained(part: Component, dtype: torch.dtype) -> nn.Module:
+    cls, is_diffusers = _class_of(part)
+    # transformers reports mis-shaped weights in `info`, diffusers raises
+    own = {"torch_dtype": dtype} if is_diffusers else {"dtype": dtype, "ignore_mismatched_sizes": True}
+    try:
+        model, info = cls.from_pretrained(
+            part.folder, variant=part.variant, use_safetensors=True, output_loading_info=True, **own
         )
-    options = {"torch_dtype" if is_diffusers else "dtype": dtype, "variant": part.variant, "use_safetensors": True}
-    with _no_progress_bar():
-        try:
-            model, info = cls.from_pretrained(part.folder, output_loading_info=True, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            fail(part.folder, [f"its weights do not fit its config ({reason})"])
-            raise
-    fail(part.folder, _key_problems(info))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise unusable(part.folder, [f"its weights do not fit its config ({reason})"]) from error
+    if problems := _key_problems(info):
+        raise unusable(part.folder, problems)
     return model
 
 
@@ -52,7 +67,7 @@ def randomize(model: nn.Module, seed: str) -> nn.Module:
     """
     generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little", signed=True))
-    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
     with torch.no_grad():
         for module in model.modules():
             for key, parameter in module.named_parameters(recurse=False):
@@ -77,12 +92,17 @@ def _key_problems(info: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Loading a local folder takes no time worth a progress bar of transformers."""
-    enabled = transformers_logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """What the loaders have to say about weights is raised as an error here, so they need not log it."""
+    before = transformers_logging.get_verbosity(), diffusers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if enabled:
+        transformers_logging.set_verbosity(before[0])
+        diffusers_logging.set_verbosity(before[1])
+        if bars:
             transformers_logging.enable_progress_bar()

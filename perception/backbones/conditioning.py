@@ -142,6 +142,7 @@ class TextConditioner:
         if len(self._rows) > _CACHED_ROWS:
             self._rows.popitem(last=False)
 
+    @torch.inference_mode(False)  # remembered rows may later be part of a graph
     @torch.no_grad()
     def _encode(self, prompts: list[str], length: int, truncate: bool) -> list[tuple[Tensor, Tensor | None]]:
         hidden, pooled = [], None

@@ -14,7 +14,7 @@ from perception.backbones.fingerprint import identity
 from perception.backbones.hub import download
 from perception.backbones.noise_path import noise_path
 from perception.backbones.unet_family import UNetDenoiser
-from perception.backbones.validation import Component, check_model_folder, fail, read_component
+from perception.backbones.validation import Component, check_model_folder, read_component, unusable
 from perception.errors import UserError
 
 MINI = Path(__file__).parent / "mini"
@@ -93,7 +93,8 @@ def _autoencoder(path: Path) -> Component:
     folder = path / "vae" if (path / "vae").is_dir() else path
     problems: list[str] = []
     component = read_component(folder, "vae", problems)
-    fail(folder, problems)
+    if problems:
+        raise unusable(folder, problems)
     return component
 
 

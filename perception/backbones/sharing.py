@@ -33,8 +33,16 @@ def shared_prefix(modules: Sequence[nn.Module], candidates: int) -> Iterator[Non
 
 
 def _narrow(candidates: int) -> Callable[..., tuple[Any, Any]]:
+    def first_of_each(rows: Tensor) -> Tensor:
+        if len(rows) % candidates:
+            raise UserError(
+                f"a batch of {len(rows)} rows does not hold {candidates} candidates per sample; "
+                "order it [sample 0 x candidates, sample 1 x candidates, ...]"
+            )
+        return rows[::candidates]
+
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        return _map_tensors(lambda x: x[::candidates], args), _map_tensors(lambda x: x[::candidates], kwargs)
+        return _map_tensors(first_of_each, args), _map_tensors(first_of_each, kwargs)
 
     return hook
 
@@ -67,8 +75,8 @@ class TextRows:
 class CachedProjection(nn.Module):
     """A key or value projection that remembers its output per prompt.
 
-    Holds L x C numbers per prompt; over all layers of SD 1.5 that is 7.7 MB in float32 (77 tokens). Rows that need
-    a gradient are computed anew.
+    Holds L x C numbers per prompt; over all layers of SD 1.5 that is 7.7 MB in float32 (77 tokens). Nothing is
+    remembered where a gradient is wanted.
     """
 
     def __init__(self, projection: nn.Module, rows: TextRows) -> None:
@@ -80,15 +88,20 @@ class CachedProjection(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """Project text tokens [B, L, D] to [B, L, C]."""
         keys = self._batch.keys
-        if keys is None or text.requires_grad:
+        if keys is None or self._is_trained(text):
             return self.projection(text)
         first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._cache}
         if first:
-            projected = self.projection(text[list(first.values())])
+            with torch.inference_mode(False):  # remembered rows may later be part of a graph
+                projected = self.projection(text[list(first.values())])
             self._cache.update(zip(first, projected.unbind(0), strict=True))
         if len(set(keys)) == 1:
             return self._cache[keys[0]].expand(len(keys), -1, -1)
         return torch.stack([self._cache[key] for key in keys])
+
+    def _is_trained(self, text: Tensor) -> bool:
+        weights = self.projection.parameters()
+        return torch.is_grad_enabled() and (text.requires_grad or any(w.requires_grad for w in weights))
 
 
 @contextmanager

@@ -55,8 +55,9 @@ class UNetDenoiser:
 
     def __init__(self, unet: nn.Module) -> None:
         self.module = unet
-        self.config: Any = unet.config
-        self.latent_channels: int = self.config["in_channels"]
+        config: Any = unet.config
+        self.config = config
+        self.latent_channels: int = config["in_channels"]
 
     @property
     def is_xl(self) -> bool:

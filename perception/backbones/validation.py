@@ -75,17 +75,17 @@ def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
             problems.append(f"the folder {folder.name}/ is missing")
     if not problems:
         problems += _disagreements({name: component.config for name, component in models.items()})
-    fail(path, problems)
+    if problems:
+        raise unusable(path, problems)
     return ModelFolder(path, models, tokenizers, (index["scheduler"][-1], path / "scheduler"))
 
 
-def fail(path: Path, problems: list[str]) -> None:
-    """Raise one UserError for all problems, or return when there are none."""
-    if problems:
-        raise UserError(
-            f"the model folder {path} cannot be used: {'; '.join(problems)}; "
-            "download or save the model again (pipeline.save_pretrained writes a complete folder)"
-        )
+def unusable(path: Path, problems: list[str]) -> UserError:
+    """The one error for all that is wrong with a model folder."""
+    return UserError(
+        f"the model folder {path} cannot be used: {'; '.join(problems)}; "
+        "download or save the model again (pipeline.save_pretrained writes a complete folder)"
+    )
 
 
 def read_component(folder: Path, name: str, problems: list[str], class_name: str | None = None) -> Component:
@@ -111,7 +111,8 @@ def _index(path: Path) -> dict[str, Any]:
             "vae/, ..., or convert a single-file checkpoint with diffusers' from_single_file(...).save_pretrained"
         )
     index = _read_json(path / "model_index.json", problems)
-    fail(path, problems)
+    if problems:
+        raise unusable(path, problems)
     if "unet" not in index and "transformer" in index:
         raise UserError(
             f"{path} holds a {index.get('_class_name')} whose denoiser is a {index['transformer'][-1]}; "
