@@ -9,10 +9,13 @@ writes shards of its own, and equal shards have equal names.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,13 +35,15 @@ FORMAT = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _OPEN_SHARDS = 256  # memory maps kept open
 _RACY_SECONDS = 2.0  # a folder changed this recently may change again without a new time stamp
+_open_stores: weakref.WeakSet[TensorStore] = weakref.WeakSet()
 
 
 class TensorStore:
-    """A map from keys to named tensors, on disk.
+    """A map from keys to named tensors, on disk; one object may be used from several threads.
 
     Floating-point tensors are stored as `dtype` and come back in it; others, and all with dtype None, as they are.
-    `put` collects tensors until a shard is full; call `flush` (or leave the context) to have them on disk.
+    `put` collects tensors until a shard is full; call `flush` (or leave the context) to have them on disk. What is
+    pending when the interpreter ends is written then.
 
     Raises:
         UserError: the folder is no store, has another format or dtype, a shard is damaged, a value does not fit
@@ -57,11 +62,13 @@ class TensorStore:
         self.read_only = read_only
         self.shard_bytes = shard_bytes
         self.dtype = _open_settings(self.root, dtype, read_only)
+        self._lock = threading.RLock()
         self._pending: dict[str, dict[str, torch.Tensor]] = {}
         self._pending_bytes = 0
         self._shards: dict[str, Index] = {}  # shard name -> its index
         self._where: dict[str, str] = {}  # key -> shard name
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()  # least recently used first
+        _open_stores.add(self)
         self._scanned: int | None = None  # mtime [ns] of the shard folder at the last scan that can be trusted
 
     @property
@@ -71,39 +78,42 @@ class TensorStore:
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
         """The tensors put under `key`, on the CPU and in their order, or None. Reads only their bytes."""
-        if key in self._pending:
-            return {name: tensor.clone() for name, tensor in self._pending[key].items()}
-        if key not in self._where:
-            self._refresh()
-        name = self._where.get(key)
-        if name is None:
-            return None
-        try:
-            return self._reader(name).read(key)
-        except FileNotFoundError:  # collected by another process; the key may have moved to a newer shard
-            self._forget(name)
-            return self.get(key)
+        with self._lock:
+            if key in self._pending:
+                return {name: tensor.clone() for name, tensor in self._pending[key].items()}
+            if key not in self._where:
+                self._refresh()
+            name = self._where.get(key)
+            if name is None:
+                return None
+            try:
+                return self._reader(name).read(key)
+            except FileNotFoundError:  # collected by another process; the key may have moved to a newer shard
+                self._forget(name)
+                return self.get(key)
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Store named tensors under `key`; a key that is present already keeps what it has."""
         self._writable()
         if not key or "/" in key:
             raise ValueError(f"a store key is a non-empty string without '/', not {key!r}")
-        if key in self._pending or key in self._where:
-            return
-        entry = {name: self._converted(name, tensor) for name, tensor in tensors.items()}
-        self._pending[key] = entry
-        self._pending_bytes += sum(tensor.nbytes for tensor in entry.values())
-        if self._pending_bytes >= self.shard_bytes:
-            self.flush()
+        with self._lock:
+            if key in self._pending or key in self._where:
+                return
+            entry = {name: self._converted(name, tensor) for name, tensor in tensors.items()}
+            self._pending[key] = entry
+            self._pending_bytes += sum(tensor.nbytes for tensor in entry.values())
+            if self._pending_bytes >= self.shard_bytes:
+                self.flush()
 
     def flush(self) -> None:
         """Write what was put into a shard; afterwards it is on disk and visible to other processes."""
-        if not self._pending:
-            return
-        name, index = write_shard(self.shard_folder, self._pending)
-        self._pending, self._pending_bytes = {}, 0
-        self._add(name, index)
+        with self._lock:
+            if not self._pending:
+                return
+            name, index = write_shard(self.shard_folder, self._pending)
+            self._pending, self._pending_bytes = {}, 0
+            self._add(name, index)
 
     def close(self) -> None:
         """Flush, and close the open shards."""
@@ -112,15 +122,17 @@ class TensorStore:
 
     def keys(self) -> Iterator[str]:
         """All keys now in the store, pending ones included."""
-        self._refresh()
-        yield from list(self._where)
-        yield from list(self._pending)
+        with self._lock:
+            self._refresh()
+            keys = [*self._where, *self._pending]
+        yield from keys
 
     def __contains__(self, key: object) -> bool:
-        if key in self._pending or key in self._where:
-            return True
-        self._refresh()
-        return key in self._where
+        with self._lock:
+            if key in self._pending or key in self._where:
+                return True
+            self._refresh()
+            return key in self._where
 
     def __len__(self) -> int:
         return sum(1 for _ in self.keys())
@@ -224,6 +236,12 @@ class TensorStore:
     def __reduce__(self) -> tuple[object, ...]:
         """Worker processes get a read-only view of what is on disk (pending tensors stay here)."""
         return _reopen, (self.root,)
+
+
+@atexit.register
+def _flush_open_stores() -> None:
+    for store in list(_open_stores):
+        store.flush()
 
 
 def feature_key(image_hash: str, fingerprint: str, spec_json: Mapping[str, object]) -> str:

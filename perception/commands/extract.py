@@ -1,0 +1,133 @@
+"""`perception extract`: features of a folder of images, into a store."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception.commands.common import (
+    DTYPES,
+    add_backbone_arguments,
+    add_job_arguments,
+    comma_ints,
+    comma_list,
+    job_options,
+    load_backbone_from,
+)
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.backbones import DiffusionBackbone, FeatureSpec
+    from perception.data.store import TensorStore
+    from perception.engine.extraction import FeatureExtractor
+    from perception.engine.items import Item
+    from perception.engine.plan import CostPlan
+
+SUMMARY = "write features of images into a store, for training, probing and your own use"
+_COMMIT_SECONDS = 5.0  # a shard and its manifest lines at least this often
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """INPUT..., what to extract, and the shared options."""
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image files and folders (recursive)")
+    group = parser.add_argument_group("features")
+    group.add_argument(
+        "--taps", type=comma_list, default=(), help="names from --list-taps, such as up_blocks.1,mid_block"
+    )
+    group.add_argument("--timesteps", type=comma_ints, default=(50,), help="such as 50,200 (default: 50)")
+    group.add_argument("--noise", choices=("none", "shared", "per_image"), default="shared", help="(default: shared)")
+    group.add_argument(
+        "--aggregate", choices=("concat", "mean", "stack"), default="concat", help="timesteps (default: concat)"
+    )
+    group.add_argument("--prompt", default="", help="text that the denoiser is told (default: none)")
+    group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
+    group.add_argument(
+        "--fit", choices=("crop", "squash"), default="crop", help="cut the centre or distort (default: crop)"
+    )
+    group.add_argument("--store", type=Path, help="a store shared by several jobs (default: OUT itself)")
+    group.add_argument("--store-dtype", choices=DTYPES, default="float16", help="of a new store (default: float16)")
+    group.add_argument("--list-taps", action="store_true", help="print the taps of the backbone, and stop")
+    add_backbone_arguments(parser)
+    add_job_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List taps, plan, or extract; 1 when an image failed."""
+    if args.list_taps:
+        print(tap_table(load_backbone_from(args)))
+        return 0
+    from perception.backbones import FeatureSpec
+    from perception.engine.items import image_items
+    from perception.engine.runner import run_job
+
+    if not args.taps:
+        raise UserError("No taps were given; add --taps NAME,... with names from `perception extract --list-taps`.")
+    spec = FeatureSpec(args.taps, args.timesteps, args.noise, args.seed, args.aggregate, args.prompt)
+    items = image_items(args.inputs)
+    if args.dry_run:
+        print(_plan(args, items, spec).render())
+        return 0
+    options = job_options(args, commit_seconds=_COMMIT_SECONDS)
+    with _store(args) as store:
+        summary = run_job(items, lambda: _extractor(args, spec, store), options)
+    print(summary.render())
+    return summary.exit_code
+
+
+def size_pair(text: str) -> tuple[int, int]:
+    """An argparse type: '512' as (512, 512), '512x768' as (512, 768): height, width."""
+    sides = [int(part) for part in text.lower().split("x")]
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 512 or 512x768")
+    return sides[0], sides[-1]
+
+
+def tap_table(backbone: DiffusionBackbone) -> str:
+    """One line per tap: name, kind, channels, stride in pixels."""
+    rows = [("tap", "kind", "channels", "stride")]
+    rows += [(tap.name, tap.kind, str(tap.channels), str(tap.stride)) for tap in backbone.taps.values()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>8}  {row[3]:>6}" for row in rows)
+
+
+def _store(args: argparse.Namespace) -> TensorStore:
+    import torch
+
+    from perception.data.store import TensorStore
+
+    return TensorStore(args.store or args.out, dtype=getattr(torch, args.store_dtype))
+
+
+def _extractor(args: argparse.Namespace, spec: FeatureSpec, store: TensorStore) -> FeatureExtractor:
+    from perception.engine.extraction import FeatureExtractor
+
+    return FeatureExtractor(load_backbone_from(args), spec, store, args.size, args.fit)
+
+
+def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) -> CostPlan:
+    """Measure one image of the right size; nothing is written."""
+    import torch
+
+    from perception.engine.extraction import image_size
+    from perception.engine.plan import measure, plan, remaining
+
+    backbone = load_backbone_from(args)
+    height, width = image_size(backbone, args.size)
+    pixels, maps = torch.full((1, 3, height, width), 0.5), {}
+
+    def extract_one() -> None:
+        with torch.no_grad():
+            maps.update(backbone.features(pixels, spec))
+
+    measured = measure(extract_one, backbone.device)
+    values = sum(value.numel() for value in maps.values())
+    values += backbone.latent_channels * height * width // backbone.latent_stride**2
+    return plan(
+        measured,
+        remaining(items, args.out),
+        batch_size=args.batch_size,
+        evaluations=len(spec.timesteps),
+        disk_bytes=values * getattr(torch, args.store_dtype).itemsize,
+    )
