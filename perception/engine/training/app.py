@@ -1,0 +1,158 @@
+"""What tools/train.py and tools/test.py do once their arguments are parsed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner.checkpoint import get_torch_safe_globals
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from perception.data.files import write_atomic
+from perception.engine.training.artifact import export_model, fingerprint_of, read_artifact
+from perception.engine.training.config import Overrides, complete_model, load_config, preflight
+from perception.engine.training.hooks import check_state, evaluator_report, unwrapped
+from perception.engine.training.runner import Runner, distribute, use_mixed_precision
+from perception.errors import UserError
+from perception.metrics.confusion import format_report
+
+_FLUSH = {"type": "perception.FlushStore"}
+_HOOKS = [{"type": "perception.MetricsFile"}, {"type": "perception.WholeCheckpoints"}, _FLUSH]
+
+
+def train(config_file: Path, overrides: Overrides, *, resume: bool = False, amp: bool = False) -> Path:
+    """Train, validate, and export the best checkpoint.
+
+    Args:
+        config_file: a config of configs/ or your own.
+        overrides: from the command line.
+        resume: continue from the newest checkpoint of the work directory; a finished run is only exported again.
+        amp: mixed precision.
+
+    Returns: WORK_DIR/model, the artifact folder. WORK_DIR/metrics.json holds every validation.
+    Raises:
+        UserError: mistakes in the config, bad data, or a work directory that holds another run.
+    """
+    config = load_config(config_file, overrides)
+    _check_work_dir(Path(config.work_dir), resume)
+    preflight(config, ("train_dataloader", "val_dataloader"))
+    complete_model(config)
+    config.resume = resume
+    config.custom_hooks = [*(config.get("custom_hooks") or []), *_HOOKS]
+    if amp:
+        use_mixed_precision(config)
+    distribute(config)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    if is_main_process():
+        _export_best(runner, config)
+    return Path(config.work_dir) / "model"
+
+
+def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path | None = None) -> dict[str, Any]:
+    """Evaluate a checkpoint (.pth) or an artifact folder on the test data of a config.
+
+    The model of an artifact folder is the one in its config.json; the data are the config's.
+
+    Returns: the report (see ConfusionMatrix.report), also written to WORK_DIR/test_metrics.json.
+    Raises:
+        UserError: mistakes in the config, bad data, or weights that do not fit.
+    """
+    config = load_config(config_file, overrides)
+    artifact = read_artifact(weights) if weights.is_dir() else None
+    state = load_file(weights / "model.safetensors") if artifact else read_checkpoint(weights)
+    preflight(config, ("test_dataloader",))
+    if artifact:
+        store = config.model.backbone.get("store")
+        config.model = artifact["model"] | {
+            "backbone": artifact["model"]["backbone"] | ({"store": store} if store else {})
+        }
+        state = {key.removeprefix("segmentor."): value for key, value in state.items()}
+    complete_model(config)
+    pictures = [{"type": "perception.OverlayPictures", "folder": str(show_dir)}] if show_dir else []
+    config.custom_hooks = [*(config.get("custom_hooks") or []), _FLUSH, *pictures]
+    distribute(config)
+    runner = Runner.from_cfg(_for_testing(config))
+    _load_state(runner.model, state, weights, artifact)
+    runner.test()
+    report = evaluator_report(runner.test_evaluator)
+    if is_main_process():
+        write_atomic(Path(config.work_dir) / "test_metrics.json", json.dumps(report, indent=1).encode())
+    return report
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The model weights of an mmengine checkpoint, read without running pickled code.
+
+    Raises:
+        UserError: the file is missing, torn, or no checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a .pth file or the folder WORK_DIR/model")
+    try:
+        with torch.serialization.safe_globals(get_torch_safe_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, EOFError, KeyError, OSError, torch.serialization.pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} is no checkpoint of this toolkit, or a torn one ({error}); train again or copy it again"
+        ) from error
+
+
+def _check_work_dir(work_dir: Path, resume: bool) -> None:
+    if (work_dir / "last_checkpoint").exists() and not resume:
+        raise UserError(f"{work_dir} already holds a run; add --resume to continue it, or choose another --work-dir")
+
+
+def _export_best(runner: Runner, config: Config) -> None:
+    work_dir = Path(config.work_dir)
+    best = runner.message_hub.runtime_info.get("best_ckpt")
+    model = unwrapped(runner.model)
+    if best is not None:
+        model.load_state_dict(read_checkpoint(Path(best)))
+    path = work_dir / "metrics.json"
+    figures = json.loads(path.read_text())["best"] if path.exists() else {}
+    metainfo = runner.train_dataloader.dataset.metainfo
+    export_model(model, config.model.to_dict(), metainfo, work_dir / "model", _image_size(runner, config), figures)
+    if "IoU" in figures:
+        title = f"best validation (iteration {figures['iteration']}) [%]"
+        runner.logger.info(format_report(figures, title))
+    runner.logger.info(f"trained head: {work_dir / 'model'}, all validations: {path}")
+
+
+def _image_size(runner: Runner, config: Config) -> list[int] | None:
+    """Height and width of the training images; None where inference slides over images of any size."""
+    if config.model.get("test_cfg", {}).get("mode") == "slide":
+        return None
+    return list(runner.train_dataloader.dataset[0]["inputs"].shape[-2:])
+
+
+def _for_testing(config: Config) -> Config:
+    """The config without training and validation, whose parts the Runner would build or demand."""
+    names = (
+        "train_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+    )
+    kept = {key: value for key, value in config.to_dict().items() if key not in names}
+    return Config({**kept, "default_hooks": {"checkpoint": None, "param_scheduler": None}}, filename=config.filename)
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], source: Path, artifact: dict[str, Any] | None) -> None:
+    model = unwrapped(model)
+    check_state(state, model.state_dict(), str(source))
+    model.load_state_dict(state)
+    found = fingerprint_of(model)
+    if artifact and artifact.get("backbone_fingerprint") != found:
+        raise UserError(
+            f"{source} was trained on backbone weights {artifact.get('backbone_fingerprint')}, but those here are"
+            f" {found}; use the same backbone or train the head again"
+        )

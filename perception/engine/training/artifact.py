@@ -1,0 +1,177 @@
+"""A trained head as a folder: config.json, model.safetensors and a model card, through huggingface_hub.
+
+model = SegmentationModel.from_pretrained("runs/fpn_mini_camvid/model")
+labels = model.predict(image)           # PIL image -> uint8 [H, W]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from mmengine.config import ConfigDict
+from PIL import Image
+from torch import Tensor, nn
+
+from perception.data.images import image_tensor
+from perception.engine.training.check import find_type
+from perception.engine.training.hooks import check_state
+from perception.engine.training.registry import MODELS
+from perception.errors import UserError
+
+_CARD = """---
+library_name: perception
+tags: [semantic-segmentation]
+---
+# Segmentation head, {classes} classes
+
+Trained on the backbone `{backbone}`; a frozen diffusion backbone is not part of the weights here.
+
+```python
+from perception.engine.training.artifact import SegmentationModel
+labels = SegmentationModel.from_pretrained(FOLDER).predict(PIL.Image.open("street.jpg"))
+```
+
+{figures}
+"""
+
+
+class SegmentationModel(nn.Module, PyTorchModelHubMixin):
+    """A trained mmseg segmentor: RGB images in [0, 1] to class logits.
+
+    Raises:
+        UserError: the backbone found now is not the one the head was trained on.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],  # complete mmseg segmentor config; types as names
+        classes: Sequence[str],  # by class id
+        palette: Sequence[Sequence[int]],  # RGB by class id
+        image_size: Sequence[int] | None = None,  # height, width the head was trained at; None: as the image is
+        backbone_fingerprint: str | None = None,  # of the diffusion backbone; None: any other backbone
+        metrics: dict[str, Any] | None = None,  # of the validation that chose these weights
+    ) -> None:
+        super().__init__()
+        self.classes = list(classes)
+        self.palette = [list(colour) for colour in palette]
+        self.image_size = None if image_size is None else (image_size[0], image_size[1])
+        self.metrics = metrics or {}
+        self.backbone_name = str(model["backbone"].get("name") or model["backbone"].get("model_name"))
+        self.segmentor = MODELS.build(ConfigDict(model))
+        found = fingerprint_of(self.segmentor)
+        if found != backbone_fingerprint:
+            raise UserError(
+                f"this head was trained on backbone weights {backbone_fingerprint}, but"
+                f" {self.backbone_name!r} is {found} here;"
+                " use the same backbone or train the head again"
+            )
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float32 [B, classes, H, W] of RGB images [B, 3, H, W] in [0, 1]; sides divisible by 64."""
+        height, width = images.shape[-2:]
+        meta = {"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width)}
+        return self.segmentor.inference(images, [dict(meta) for _ in images])
+
+    @torch.inference_mode()
+    def predict(self, image: Image.Image) -> np.ndarray:
+        """Class ids uint8 [H, W] of one image, at its own size."""
+        size = self.image_size or (_whole_cells(image.height), _whole_cells(image.width))
+        pixels = image_tensor(image.convert("RGB"), size, fit="squash", interpolation="bilinear")
+        device = next(self.parameters()).device
+        logits = self(pixels[None].to(device))
+        full = nn.functional.interpolate(logits, (image.height, image.width), mode="bilinear")
+        return full.argmax(1)[0].to(torch.uint8).cpu().numpy()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README of the folder: usage and the figures of the chosen validation."""
+        figures = "\n".join(f"- {name}: {value}" for name, value in self.metrics.items() if not isinstance(value, dict))
+        names = {"classes": len(self.classes), "backbone": self.backbone_name, "figures": figures}
+        return ModelCard(_CARD.format(**names))
+
+    @classmethod
+    def _from_pretrained(cls, **kwargs: Any) -> SegmentationModel:
+        try:
+            return super()._from_pretrained(**{**kwargs, "strict": True})
+        except RuntimeError as error:  # load_state_dict and safetensors list every key in it
+            raise UserError(f"the weights in {kwargs.get('model_id')} do not fit its config.json: {error}") from error
+
+
+def _whole_cells(side: int) -> int:
+    """The nearest multiple of 64 pixels: a VAE of factor 8 and three halvings of the denoiser."""
+    return max(64, round(side / 64) * 64)
+
+
+def export_model(
+    segmentor: nn.Module,
+    model_config: Mapping[str, Any],
+    metainfo: Mapping[str, Any],
+    folder: Path,
+    image_size: Sequence[int] | None,
+    metrics: Mapping[str, Any],
+) -> None:
+    """Write the artifact folder of a trained segmentor; an older one at this place is replaced when all is written.
+
+    Args:
+        segmentor: holds the trained weights, keys as the built `model_config` has them.
+        model_config: complete segmentor config; machine paths such as the feature store are dropped.
+        metainfo: classes and palette of the data set.
+        image_size: height and width of the training images, None where they vary.
+        metrics: kept in config.json.
+    """
+    model = SegmentationModel(
+        model=portable(model_config),
+        classes=list(metainfo["classes"]),
+        palette=[list(map(int, colour)) for colour in metainfo["palette"]],
+        image_size=list(image_size) if image_size else None,
+        backbone_fingerprint=fingerprint_of(segmentor),
+        metrics=dict(metrics),
+    )
+    check_state(segmentor.state_dict(), model.segmentor.state_dict(), "the trained model")
+    model.segmentor.load_state_dict(segmentor.state_dict())
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save_pretrained(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def read_artifact(folder: Path) -> dict[str, Any]:
+    """The config.json of an artifact folder.
+
+    Raises:
+        UserError: config.json or model.safetensors is missing, or config.json is broken.
+    """
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is no folder of a trained head: {name} is missing; name WORK_DIR/model or a .pth file"
+            )
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder}/config.json is broken ({error}); copy the folder again") from error
+
+
+def portable(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """A segmentor config for other machines: no store path, our own types by registered name, JSON values alone."""
+    plain = json.loads(json.dumps(dict(model_config)))
+    plain["backbone"].pop("store", None)
+    plain["backbone"].pop("init_cfg", None)
+    target = find_type(plain["backbone"]["type"])
+    if target in MODELS.module_dict.values():
+        plain["backbone"]["type"] = f"{MODELS.scope}.{target.__name__}"  # type: ignore[union-attr]
+    return plain
+
+
+def fingerprint_of(segmentor: nn.Module) -> str | None:
+    """Fingerprint of the frozen diffusion backbone under a segmentor; None where there is none."""
+    frozen = getattr(segmentor.backbone, "frozen", None)
+    return None if frozen is None else frozen.backbone.fingerprint

@@ -1,0 +1,134 @@
+"""mmseg data sets over `perception.data`: image folders, CamVid, the miniature world, fixed views of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from mmengine.dataset import BaseDataset
+from mmseg.datasets import BaseSegDataset
+
+from perception.data import camvid, world
+from perception.data.segmentation_folder import labelled_images
+from perception.engine.training.registry import DATASETS
+from perception.errors import UserError
+
+
+@DATASETS.register_module()
+class SegmentationFolder(BaseSegDataset):
+    """Images and label maps in images/<split>/<stem>.jpg and annotations/<split>/<stem>.png.
+
+    Raises:
+        UserError: a missing folder, an empty split, or files without their partner.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,  # sub-folder of images/ and annotations/
+        pipeline: Sequence[Any] = (),
+        metainfo: dict[str, Any] | None = None,  # classes, palette
+        indices: int | Sequence[int] | None = None,  # the first so many, or these, of the sorted images
+        reduce_zero_label: bool = False,  # id 0 means ignore, the classes start at 1
+        test_mode: bool = False,
+    ) -> None:
+        self.split = split
+        super().__init__(
+            data_root=data_root,
+            data_prefix={},
+            metainfo=metainfo,
+            indices=indices,
+            pipeline=list(pipeline),
+            reduce_zero_label=reduce_zero_label,
+            test_mode=test_mode,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One entry per image, in the order of the stems."""
+        return [
+            _entry(self, img_path=str(pair.image), seg_map_path=str(pair.labels))
+            for pair in labelled_images(self.data_root, self.split)
+        ]
+
+
+@DATASETS.register_module()
+class CamVid(SegmentationFolder):
+    """CamVid, 11 classes; see `perception.data.camvid`."""
+
+    METAINFO: ClassVar[dict[str, Any]] = {"classes": camvid.CLASSES, "palette": [list(c) for c in camvid.PALETTE]}
+
+
+@DATASETS.register_module()
+class WorldScenes(BaseSegDataset):
+    """Street scenes of the miniature world with Cityscapes train ids; `RenderScene` draws them.
+
+    Raises:
+        UserError: an unknown split or domain.
+    """
+
+    METAINFO: ClassVar[dict[str, Any]] = {"classes": world.CLASSES, "palette": [list(c) for c in world.PALETTE]}
+    SEEDS: ClassVar[dict[str, int]] = {"train": world.TRAIN_SEED, "val": world.VAL_SEED, "test": world.TEST_SEED}
+
+    def __init__(
+        self,
+        split: str,  # train, val or test: scenes of different seeds
+        count: int,  # number of scenes
+        domain: str = "clear",  # clear, night, fog, rain or snow
+        size: tuple[int, int] = (128, 128),  # height, width [pixels]
+        pipeline: Sequence[Any] = (),
+        test_mode: bool = False,
+    ) -> None:
+        for what, value, choices in (("split", split, tuple(self.SEEDS)), ("domain", domain, world.DOMAINS)):
+            if value not in choices:
+                raise UserError(f"the miniature world has no {what} {value!r}; choose one of {', '.join(choices)}")
+        self.scenes = [(self.SEEDS[split], index, domain, tuple(size)) for index in range(count)]
+        super().__init__(data_prefix={}, pipeline=list(pipeline), test_mode=test_mode)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One entry per scene; `img_path` is its name, no file."""
+        names = [f"world-{domain}-{h}x{w}-{seed}-{index:06d}" for seed, index, domain, (h, w) in self.scenes]
+        return [_entry(self, img_path=name, scene=scene) for name, scene in zip(names, self.scenes, strict=True)]
+
+
+@DATASETS.register_module()
+class FixedViews:
+    """Every sample of a data set in `views` versions; view-aware transforms read the number from `view`.
+
+    Item i is view i // len(dataset) of sample i % len(dataset). The views are the same in every epoch, so that the
+    features of a frozen backbone are computed once per view.
+    """
+
+    def __init__(
+        self,
+        dataset: dict[str, Any] | BaseDataset,
+        views: int,
+    ) -> None:
+        if views < 1:
+            raise UserError(f"FixedViews.views is {views}; expected at least 1")
+        self.dataset: BaseDataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.views = views
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Classes and palette of the data set inside."""
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        """Load the index of the data set inside."""
+        self.dataset.full_init()
+
+    def __len__(self) -> int:
+        return len(self.dataset) * self.views
+
+    def __getitem__(self, index: int) -> Any:
+        view, sample = divmod(index, len(self.dataset))
+        return self.dataset.pipeline({**self.dataset.get_data_info(sample), "view": view})
+
+
+def _entry(dataset: BaseSegDataset, **fields: Any) -> dict[str, Any]:
+    return {
+        **fields,
+        "label_map": dataset.label_map,
+        "reduce_zero_label": dataset.reduce_zero_label,
+        "seg_fields": [],
+    }

@@ -1,0 +1,122 @@
+"""Hooks: figures as JSON, overlay pictures, and no checkpoint that only half fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from perception.data.files import write_atomic
+from perception.data.overlay import overlay_labels
+from perception.engine.training.registry import HOOKS
+from perception.errors import UserError
+
+
+@HOOKS.register_module()
+class MetricsFile(Hook):
+    """WORK_DIR/metrics.json: every validation of the run and the best one by `key`."""
+
+    def __init__(self, key: str = "mIoU") -> None:
+        self.key = key
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Append this validation; entries of a resumed run that lie ahead of it are dropped."""
+        path = Path(runner.work_dir) / "metrics.json"
+        earlier = json.loads(path.read_text())["validation"] if path.exists() else []
+        entry = {
+            "iteration": runner.iter,
+            "epoch": runner.epoch,
+            **(metrics or {}),
+            **evaluator_report(runner.val_evaluator),
+        }
+        history = [*(e for e in earlier if e["iteration"] < runner.iter), entry]
+        best = max(history, key=lambda e: e.get(self.key) or float("-inf"))
+        write_atomic(path, json.dumps({"best": best, "validation": history}, indent=1).encode())
+
+
+@HOOKS.register_module()
+class FlushStore(Hook):
+    """Write the feature store at the end of every epoch, so that an interrupted run keeps what it computed."""
+
+    def after_epoch(self, runner: Runner, mode: str = "train") -> None:
+        """Flush the backbone's store, where it has one."""
+        frozen = getattr(unwrapped(runner.model).backbone, "frozen", None)
+        if frozen is not None:
+            frozen.flush()
+
+
+@HOOKS.register_module()
+class WholeCheckpoints(Hook):
+    """Refuse a checkpoint whose keys or shapes differ from the model's, naming every one (mmengine only warns)."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare before the weights are copied."""
+        check_state(checkpoint["state_dict"], unwrapped(runner.model).state_dict(), "the checkpoint")
+
+
+@HOOKS.register_module()
+class OverlayPictures(Hook):
+    """FOLDER/<name>.png for every tested image: the image, the prediction and the ground truth side by side."""
+
+    def __init__(self, folder: str, opacity: float = 0.6) -> None:
+        self.folder = Path(folder)
+        self.opacity = opacity
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict[str, Any] | None = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Draw one batch; `data_batch["inputs"]` holds BGR uint8 [3, H, W]."""
+        palette = runner.test_dataloader.dataset.metainfo["palette"]
+        for inputs, sample in zip((data_batch or {})["inputs"], outputs or [], strict=True):
+            prediction = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+            image = cv2.resize(inputs.permute(1, 2, 0).numpy()[..., ::-1], prediction.shape[::-1])
+            panels = [image, overlay_labels(image, prediction, palette, self.opacity)]
+            if "gt_sem_seg" in sample:
+                truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+                panels.append(overlay_labels(image, truth, palette, self.opacity))
+            picture = np.concatenate(panels, axis=1)
+            name = Path(sample.img_path).stem + ".png"
+            write_atomic(self.folder / name, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside a distributed wrapper, or the model."""
+    return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+
+
+def evaluator_report(evaluator: Any) -> dict[str, Any]:
+    """The `report` of the metrics that keep one (such as SegmentationIoU), merged."""
+    merged: dict[str, Any] = {}
+    for metric in evaluator.metrics:
+        merged |= getattr(metric, "report", {})
+    return merged
+
+
+def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Raise a UserError that lists every missing, unexpected and mis-shaped key of `state`."""
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    faults = [f"missing {key}" for key in wanted if key not in state]
+    faults += [f"unexpected {key}" for key in state if key not in wanted]
+    faults += [
+        f"{key} is {list(state[key].shape)}, expected {list(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if faults:
+        raise UserError(
+            f"{source} does not fit the model of this config; use the config it was trained with: " + "; ".join(faults)
+        )

@@ -1,0 +1,60 @@
+"""Evaluate a trained head on the test data of a config: mIoU, IoU per class, pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from perception.errors import UserError
+
+_EXAMPLES = """examples:
+  python tools/test.py configs/fpn/fpn_mini_camvid.py runs/fpn_mini_camvid/model --show-dir runs/camvid_pictures
+  python tools/test.py configs/fpn/fpn_mini_world.py runs/fpn_mini_world/model \\
+         --cfg-options test_dataloader.dataset.domain=night
+
+results: WORK_DIR/test_metrics.json, and in --show-dir one picture per image: image | prediction | ground truth"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of tools/test.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="config file, see configs/README.md")
+    parser.add_argument(
+        "weights", type=Path, help="a folder that training exported (WORK_DIR/model), or a .pth checkpoint"
+    )
+    parser.add_argument("--work-dir", help="logs and results (default: runs/<config name>)")
+    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--show-dir", type=Path, help="write overlay pictures into this folder")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config, e.g. test_dataloader.batch_size=1",
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, then import the training stack, then test; 0, or 2 with one sentence on stderr."""
+    args = build_parser().parse_args(arguments)
+    try:
+        from perception.engine.training.app import test
+        from perception.engine.training.config import Overrides
+
+        overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
+        test(args.config, args.weights, overrides, args.show_dir)
+    except UserError as error:
+        print(f"test: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("test: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
