@@ -70,7 +70,7 @@ def read_noise(path: Path) -> SharedNoise:
         raise UserError(f"the noise file {path} does not exist; check the path")
     try:
         noise = _READERS[path.suffix](path)
-    except (OSError, EOFError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+    except _BROKEN as error:
         raise UserError(f"cannot read the noise file {path} ({error}); save the tensor anew") from error
     if not isinstance(noise, Tensor):
         raise UserError(f"the noise file {path} holds a {type(noise).__name__}; save one bare tensor in it")
@@ -95,3 +95,5 @@ def _read_safetensors(path: Path) -> Tensor:
 
 
 _READERS = {".npy": _read_npy, ".pt": _read_pt, ".safetensors": _read_safetensors}
+# what numpy, torch and safetensors raise on damaged files; torch's restricted unpickler trips over its own stack
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, UnpicklingError, SafetensorError)

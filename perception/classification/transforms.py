@@ -17,10 +17,11 @@ INTERPOLATIONS = {
 
 
 class ClassifierTransform:
-    """Resize the shorter side, crop the centre, convert to RGB; [3, S, S] float32 in [0, 1] out.
+    """Resize until the target is covered, crop the centre, convert to RGB; [3, H, W] float32 in [0, 1] out.
 
-    The longer side is truncated, `int(S * long / short)`, and the crop offset is Python's `round((h - S) / 2)`:
-    torchvision's rules. Small images are enlarged; there is no flip and no second crop.
+    For a square target that is "shorter side to S": the longer side is truncated, `int(S * long / short)`, and the
+    crop offset is Python's `round((h - S) / 2)`, both torchvision's rules. Small images are enlarged; there is no flip
+    and no second crop.
 
     Palette and 1-bit images are converted AFTER the resize, as in the reference, and PIL resizes those with
     nearest neighbour whatever the filter. `convert_first` converts before, which is what a person would expect.
@@ -30,18 +31,18 @@ class ClassifierTransform:
 
     def __init__(
         self,
-        size: int = 512,  # pixels, height = width of the output
+        size: int | tuple[int, int] = 512,  # pixels of the output: side of a square, or height and width
         interpolation: str = "bicubic",  # one of INTERPOLATIONS, always with antialiasing
         convert_first: bool = False,  # to RGB before the resize instead of after it
         border: int = 0,  # pixels cut from each side first (ObjectNet's red frame: 2)
     ) -> None:
-        if size < 1 or border < 0:
+        self.size = (size, size) if isinstance(size, int) else size
+        if min(self.size) < 1 or border < 0:
             raise UserError(
                 f"size {size} and border {border} are no image geometry; give a size >= 1 and a border >= 0"
             )
         if interpolation not in INTERPOLATIONS:
             raise UserError(f"unknown interpolation {interpolation!r}; choose one of {', '.join(INTERPOLATIONS)}")
-        self.size = size
         self.interpolation = interpolation
         self.convert_first = convert_first
         self.border = border
@@ -52,9 +53,16 @@ class ClassifierTransform:
             image = self._trim(image)
         if self.convert_first:
             image = image.convert("RGB")
-        image = F.resize(image, [self.size], INTERPOLATIONS[self.interpolation])
-        image = F.center_crop(image, [self.size, self.size])
-        return F.to_tensor(image.convert("RGB"))  # [3, S, S]
+        image = F.resize(image, self._covering(image), INTERPOLATIONS[self.interpolation])
+        image = F.center_crop(image, list(self.size))
+        return F.to_tensor(image.convert("RGB"))  # [3, H, W]
+
+    def _covering(self, image: Image.Image) -> list[int]:
+        """Height and width of the smallest image of this aspect ratio that covers the target."""
+        height, width = self.size
+        if height * image.width >= width * image.height:  # relatively wider than the target
+            return [height, int(height * image.width / image.height)]
+        return [int(width * image.height / image.width), width]
 
     def _trim(self, image: Image.Image) -> Image.Image:
         width, height = image.size

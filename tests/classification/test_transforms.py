@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from perception.classification.transforms import ClassifierTransform
+from perception.data.images import image_tensor
 from perception.errors import UserError
 
 
@@ -21,6 +22,13 @@ def test_any_mode_and_shape_becomes_a_square(mode, shape):
     assert out.shape == (3, 32, 32)
     assert out.dtype == torch.float32
     assert 0 <= out.min() <= out.max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(50, 31), (31, 50), (8, 9), (32, 24)])
+def test_other_aspect_ratios_and_the_same_geometry_as_image_tensor(shape):
+    image = _image(*shape)
+    for size in ((32, 24), (24, 32), (32, 32)):
+        assert torch.equal(ClassifierTransform(size)(image), image_tensor(image, size))
 
 
 def test_palette_images_are_resized_with_nearest_unless_converted_first():

@@ -1,0 +1,158 @@
+"""The classify job: image files in, manifest records out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from perception.backbones import DiffusionBackbone
+from perception.classification.classifier import Classification, DiffusionClassifier, Pool
+from perception.classification.noise import NoiseSource, SeededNoise, read_noise
+from perception.classification.prompts import PromptSet
+from perception.classification.schedule import StoppingRule
+from perception.classification.transforms import ClassifierTransform
+from perception.data.images import content_hash, read_image
+from perception.engine.extraction import image_size
+from perception.engine.items import Item
+from perception.engine.jobs import Outcome
+from perception.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassifyOptions:
+    """Everything that decides an answer, and how much of it is written."""
+
+    prompts: PromptSet
+    rule: StoppingRule
+    loss: str = "l2"  # l2, l1 or huber
+    pool: Pool = "max"  # over the prompts of one class
+    size: tuple[int, int] | None = None  # height and width in pixels; None: what the backbone was trained at
+    interpolation: str = "bicubic"
+    border: int = 0  # pixels cut from each side of the file first
+    seed: int = 0  # of the noise
+    noise: Path | None = None  # noise file shared by all images, instead of the seed
+    rows: int = 32  # most rows per denoiser call
+    share: bool = True  # prefix and text keys/values among candidates
+    save_errors: bool = False  # write every single error to OUT/errors
+
+
+class Sample(NamedTuple):
+    """One prepared image."""
+
+    id: str  # of the item
+    noise_id: str  # SHA-256 of the decoded pixels: a renamed file gets the same noise
+    pixels: torch.Tensor  # [3, H, W] in [0, 1]
+    truth: int | None  # class, when the item has a label
+
+
+class ImageClassifier:
+    """Predictor of the classify job (see perception.engine.jobs.Predictor).
+
+    Images are classified one by one, so that every denoiser batch is a function of one image alone and a result does
+    not depend on its neighbours. Raises UserError for sizes the backbone cannot take and for a noise file that does
+    not fit.
+    """
+
+    def __init__(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> None:
+        o = options
+        self.classifier = DiffusionClassifier(backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share)
+        self.size = image_size(backbone, o.size)
+        self.transform = ClassifierTransform(self.size, o.interpolation, border=o.border)
+        self.noise = self._noise(backbone, options)
+        self.prompts = o.prompts
+        self.save_errors = o.save_errors
+        self.options = _settings(options, self.size)
+        text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def prepare(self, item: Item) -> Sample:
+        """Read and transform one file; UserError when it is no usable image or its label is no class."""
+        if item.path is None:
+            raise UserError(f"{item.id} has no image file; classify takes images")
+        image = read_image(item.path)
+        truth = None if item.label is None else self.prompts.find(item.label)
+        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth)
+
+    def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
+        """Classify prepared images."""
+        return [self._one(sample) for sample in batch]
+
+    def _one(self, sample: Sample) -> Outcome:
+        (result,) = self.classifier(sample.pixels[None], [sample.noise_id], self.noise)
+        record = self._record(result)
+        if sample.truth is not None:
+            record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
+        files = {f"errors/{sample.id}.safetensors": self._errors(result)} if self.save_errors else {}
+        return Outcome(record, files)
+
+    def _record(self, result: Classification) -> dict[str, Any]:
+        candidates, margin = self.classifier.candidates, result.margin
+        return {
+            "label": result.label,
+            "class_index": self.prompts.indices[result.class_id],
+            "prompt": candidates[result.candidate].name,
+            "errors": {c.name: error for c, error in zip(candidates, result.errors, strict=True)},
+            "samples": {c.name: count for c, count in zip(candidates, result.table.counts, strict=True)},
+            "evaluations": result.evaluations,
+            "runner_up": None if margin is None else self.prompts.names[candidates[margin.rival].class_id],
+            "margin": None if margin is None else margin.mean,
+            "margin_se": None if margin is None or margin.samples < 2 else margin.standard_error,
+            "alive_per_stage": [[candidates[c].name for c in alive] for alive in result.alive[1:]],
+            "stop": result.stop,
+        }
+
+    def _errors(self, result: Classification) -> bytes:
+        """Errors [C, N] (NaN: not evaluated), timestep [N] and noise index [N] of every sample."""
+        drawn = [sample for block in self.classifier.blocks for sample in block]
+        tensors = {
+            "errors": result.table.errors,
+            "timesteps": torch.tensor([sample.timestep for sample in drawn]),
+            "noise": torch.tensor([sample.index for sample in drawn]),
+        }
+        return save(tensors, {"candidates": json.dumps([c.name for c in self.classifier.candidates])})
+
+    def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
+        stride = backbone.latent_stride
+        if self.size % stride:
+            raise UserError(
+                f"size {self.size} must be a multiple of {stride} pixels for {backbone.name}; change --size"
+            )
+        if options.noise is None:
+            return SeededNoise(options.seed)
+        noise = read_noise(options.noise)
+        samples = sum(map(len, self.classifier.blocks))
+        stride = backbone.latent_stride
+        noise.check(samples, (backbone.latent_channels, self.size[0] // stride, self.size[1] // stride))
+        return noise
+
+
+def _settings(options: ClassifyOptions, size: tuple[int, int]) -> dict[str, Any]:
+    """What the fingerprint is made of, by the names of the command's options."""
+    rule = options.rule
+    return {
+        "prompts": f"{len(options.prompts)} ({options.prompts.digest})",
+        "classes": hashlib.sha256(repr((options.prompts.names, options.prompts.classes)).encode()).hexdigest()[:16],
+        "method": repr(rule),
+        "loss": options.loss,
+        "pool": options.pool,
+        "size": list(size),
+        "interpolation": options.interpolation,
+        "border": options.border,
+        "noise": f"seed {options.seed}" if options.noise is None else _file_hash(options.noise),
+        "save_errors": options.save_errors,
+    }
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return "file " + hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"cannot read the noise file {path} ({error.strerror}); check the path") from error

@@ -1,0 +1,155 @@
+"""`perception sweep`: which block and timestep of a backbone is best for your own labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception.commands.common import (
+    add_backbone_arguments,
+    comma_ints,
+    comma_list,
+    load_backbone_from,
+    positive_int,
+)
+from perception.commands.extract import size_pair
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from perception.backbones import DiffusionBackbone
+    from perception.classification.pooled import Features
+    from perception.classification.probe import Cell
+    from perception.engine.items import Item
+
+SUMMARY = "find the block and timestep whose features tell your classes apart best"
+TIMESTEPS = (50, 150, 300, 500, 700)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FOLDER, what to compare, and where to write."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="one sub-folder of images per class")
+    group = parser.add_argument_group("sweep")
+    group.add_argument(
+        "--taps", type=comma_list, help="names from `perception extract --list-taps` (default: latent and all blocks)"
+    )
+    group.add_argument(
+        "--timesteps", type=comma_ints, default=TIMESTEPS, help=f"(default: {','.join(map(str, TIMESTEPS))})"
+    )
+    group.add_argument(
+        "--probe", type=comma_list, default=("linear", "knn"), help="of linear, ridge, knn (default: linear,knn)"
+    )
+    group.add_argument("--folds", type=positive_int, default=5, help="of the cross-validation (default: 5)")
+    group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
+    group.add_argument("--seed", type=int, default=0, help="of the noise and of the folds (default: 0)")
+    add_backbone_arguments(parser)
+    group = parser.add_argument_group("job")
+    group.add_argument("--out", type=Path, required=True, help="folder for sweep.csv, sweep.png and the feature store")
+    group.add_argument("--store", type=Path, help="a store shared with other runs (default: OUT/store)")
+    group.add_argument("--batch-size", type=positive_int, default=8, help="images per step (default: 8)")
+    group.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extract, probe, and report; 1 when an image failed."""
+    from perception.classification.probe import check_labels, make_probe
+    from perception.engine.items import labelled_items
+
+    items = labelled_items(args.folder)
+    check_labels([str(item.label) for item in items], args.folds)
+    for name in args.probe:
+        make_probe(name)
+    if not args.probe:
+        raise UserError("No probe was named; choose from linear, ridge, knn.")
+    features, labels = _features(args, items)
+    cells = _probe(args, features, labels)
+    _write(args.out, cells)
+    print(_report(args.out, cells, labels))
+    return 0 if len(labels) == len(items) else 1
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """Accuracy [%] of every probe: one row per tap, one column per timestep."""
+    found = {(cell.probe, cell.tap, cell.timestep): cell for cell in cells}
+    probes, taps, timesteps = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    width = max(map(len, (*taps, *(f"{probe} probe" for probe in probes))))
+    lines = []
+    for probe in probes:
+        lines.append(f"{probe + ' probe':<{width}}" + "".join(f"{f't={t}':>8}" for t in timesteps))
+        for tap in taps:
+            values = (100 * found[probe, tap, t].accuracy for t in timesteps)
+            lines.append(f"{tap:<{width}}" + "".join(f"{value:8.1f}" for value in values))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _features(args: argparse.Namespace, items: Sequence[Item]) -> tuple[Features, list[str]]:
+    """Pooled features of all readable images, and their labels."""
+    from perception.classification.pooled import FeatureTable, batches, default_taps
+    from perception.data.store import TensorStore
+    from perception.engine.progress import progress_bar
+
+    backbone = load_backbone_from(args)
+    labels: list[str] = []
+    with TensorStore(args.store or args.out / "store") as store:
+        wanted = FeatureTable(backbone, store, args.taps or default_taps(backbone), args.timesteps, args.seed)
+        with progress_bar(len(items), args.progress) as advance:
+            for images, hashes in batches(_images(args, backbone, items, labels), args.batch_size):
+                wanted.add(images, hashes)
+                advance(len(hashes))
+    return wanted.features(), labels
+
+
+def _images(
+    args: argparse.Namespace, backbone: DiffusionBackbone, items: Sequence[Item], labels: list[str]
+) -> Iterator[tuple[Tensor, str]]:
+    """Images and hashes of the readable items, whose labels are appended; one line on stderr for each other."""
+    from perception.data.images import content_hash, image_tensor, read_image
+    from perception.engine.extraction import image_size
+
+    size = image_size(backbone, args.size)
+    for item in items:
+        try:
+            pixels = image_tensor(read_image(str(item.path)), size)
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        labels.append(str(item.label))
+        yield pixels, content_hash(pixels.mul(255).round().byte())
+
+
+def _probe(args: argparse.Namespace, features: Features, labels: Sequence[str]) -> list[Cell]:
+    from perception.classification.probe import sweep
+    from perception.engine.progress import progress_bar
+
+    cells = []
+    with progress_bar(len(features) * len(args.probe), args.progress) as advance:
+        for cell in sweep(features, labels, args.probe, args.folds, args.seed):
+            cells.append(cell)
+            advance(1)
+    return cells
+
+
+def _write(out: Path, cells: Sequence[Cell]) -> None:
+    from perception.classification.probe import cells_csv, heat_map
+    from perception.data.files import write_atomic
+
+    write_atomic(out / "sweep.csv", cells_csv(cells).encode())
+    write_atomic(out / "sweep.png", heat_map(cells))
+
+
+def _report(out: Path, cells: Sequence[Cell], labels: Sequence[str]) -> str:
+    from perception.classification.probe import best_cell
+
+    best, chance = best_cell(cells), max(map(list(labels).count, set(labels))) / len(labels)
+    return (
+        f"{table(cells)}\n"
+        f"best: {best.tap} at timestep {best.timestep} with the {best.probe} probe, "
+        f"{100 * best.accuracy:.1f} % (+- {100 * best.spread:.1f} over the folds; the largest class alone gives "
+        f"{100 * chance:.1f} %)\n"
+        f"{out / 'sweep.csv'}, {out / 'sweep.png'}"
+    )

@@ -1,0 +1,61 @@
+"""Noise: a function of (seed, image, timestep, trial), or rows of a file."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from perception.classification.noise import SeededNoise, SharedNoise, read_noise
+from perception.classification.schedule import Sample
+from perception.errors import UserError
+
+SHAPE = (4, 8, 8)
+
+
+def test_seeded_noise_depends_on_seed_image_timestep_and_trial_only():
+    base = SeededNoise(1)("a", Sample(10, 0, 5), SHAPE)
+    assert torch.equal(base, SeededNoise(1)("a", Sample(10, 0, 99), SHAPE))
+    others = [
+        SeededNoise(2)("a", Sample(10), SHAPE),
+        SeededNoise(1)("b", Sample(10), SHAPE),
+        SeededNoise(1)("a", Sample(11), SHAPE),
+        SeededNoise(1)("a", Sample(10, 1), SHAPE),
+    ]
+    assert not any(torch.equal(base, other) for other in others)
+
+
+def test_noise_files_of_every_kind_are_read_by_index(tmp_path):
+    noise = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "n.npy", noise.numpy())
+    torch.save(noise, tmp_path / "n.pt")
+    save_file({"noise": noise}, tmp_path / "n.safetensors")
+    for name in ("n.npy", "n.pt", "n.safetensors"):
+        source = read_noise(tmp_path / name)
+        assert torch.equal(source("any", Sample(500, 0, 2), SHAPE), noise[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("n.txt", b"", "must end with .npy, .pt, .safetensors"),
+        ("n.npy", b"abc", "cannot read the noise file"),
+        ("n.pt", b"abc", "cannot read the noise file"),
+        ("n.safetensors", b"abc", "cannot read the noise file"),
+    ],
+)
+def test_unreadable_noise_files(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_noise(tmp_path / name)
+
+
+def test_noise_that_does_not_fit(tmp_path):
+    with pytest.raises(UserError, match=r"n\.npy does not exist"):
+        read_noise(tmp_path / "n.npy")
+    torch.save({"noise": torch.zeros(1)}, tmp_path / "dict.pt")
+    with pytest.raises(UserError, match="holds a dict; save one bare tensor"):
+        read_noise(tmp_path / "dict.pt")
+    with pytest.raises(UserError, match=r"has shape \(3, 8\)"):
+        SharedNoise(torch.zeros(3, 8))
+    with pytest.raises(UserError, match=r"need \(5 or more, 4, 8, 8\)"):
+        SharedNoise(torch.zeros(4, *SHAPE)).check(5, SHAPE)
