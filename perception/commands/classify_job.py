@@ -120,11 +120,6 @@ class ImageClassifier:
         return save(tensors, {"candidates": json.dumps([c.name for c in self.classifier.candidates])})
 
     def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
-        stride = backbone.latent_stride
-        if self.size % stride:
-            raise UserError(
-                f"size {self.size} must be a multiple of {stride} pixels for {backbone.name}; change --size"
-            )
         if options.noise is None:
             return SeededNoise(options.seed)
         noise = read_noise(options.noise)
