@@ -118,7 +118,7 @@ def _duplicates(by_age: list[Path], indices: dict[Path, Index | None]) -> list[P
         keys = indices[path] or {}
         if all(holders[key] > 1 for key in keys):
             doomed.append(path)
-            holders.subtract(keys)
+            holders.subtract(list(keys))
     return doomed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -52,17 +53,16 @@ class Measurement:
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> Measurement:
-    """Run `call` three times: to warm up (and fill caches), to count FLOPs, and on the clock."""
+    """Run `call` to warm up (and fill caches), to count FLOPs, and then up to 5 times or 1 second on the clock."""
     base = _memory(device, peak=False)
     call()
     peak = _memory(device, peak=True)
     with FlopCounterMode(display=False) as counter:
         call()
-    _synchronize(device)
-    started = time.perf_counter()
-    call()
-    _synchronize(device)
-    return Measurement(counter.get_total_flops(), time.perf_counter() - started, base, max(base, peak))
+    seconds: list[float] = []
+    while len(seconds) < 5 and sum(seconds) < 1.0:
+        seconds.append(_timed(call, device))
+    return Measurement(counter.get_total_flops(), statistics.median(seconds), base, max(base, peak))
 
 
 def plan(
@@ -103,6 +103,14 @@ def _memory(device: torch.device, *, peak: bool) -> float:
         return torch.mps.driver_allocated_memory()
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    _synchronize(device)
+    started = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - started
 
 
 def _synchronize(device: torch.device) -> None:
