@@ -94,15 +94,16 @@ def _key_problems(info: Mapping[str, Any]) -> list[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What the loaders have to say about weights is raised as an error here, so they need not log it."""
-    before = transformers_logging.get_verbosity(), diffusers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    loggings = (transformers_logging, diffusers_logging)
+    before = [logging.get_verbosity() for logging in loggings]
+    bars = [logging for logging in loggings if logging.is_progress_bar_enabled()]
+    for logging in loggings:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(before[0])
-        diffusers_logging.set_verbosity(before[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
+        for logging, verbosity in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
+        for logging in bars:
+            logging.enable_progress_bar()

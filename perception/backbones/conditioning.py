@@ -90,7 +90,9 @@ class TextConditioner:
         self.encoders = tuple(encoders)
         self.tokenizers = tuple(tokenizers)
         self.penultimate = penultimate
-        self.max_tokens = min(int(t.model_max_length) for t in tokenizers)
+        configs: list[Any] = [encoder.config for encoder in encoders]
+        limits = [t.model_max_length for t in tokenizers] + [c.max_position_embeddings for c in configs]
+        self.max_tokens = int(min(limits))  # CLIP: 77
         self._rows: OrderedDict[tuple[str, int, str], tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def __call__(self, prompts: Sequence[str], *, length: int | None = None, truncate: bool = False) -> Condition:

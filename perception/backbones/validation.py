@@ -70,9 +70,9 @@ def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
         if name in SUPPORTED
     }
     tokenizers = tuple((index[n][-1], path / n) for n in names if n.startswith("tokenizer"))
-    for _, folder in (*tokenizers, ("", path / "scheduler")):
-        if not folder.is_dir():
-            problems.append(f"the folder {folder.name}/ is missing")
+    for class_name, folder in tokenizers:
+        problems += _tokenizer_problems(class_name, folder)
+    _read_json(path / "scheduler" / "scheduler_config.json", problems)
     if not problems:
         problems += _disagreements({name: component.config for name, component in models.items()})
     if problems:
@@ -99,6 +99,14 @@ def read_component(folder: Path, name: str, problems: list[str], class_name: str
         problems.append(f"{name} is a {found}, supported is {' or '.join(SUPPORTED[name])}")
     weights, variant = _weight_files(folder, name, problems)
     return Component(folder, str(found), config, weights, variant)
+
+
+def _tokenizer_problems(class_name: str, folder: Path) -> list[str]:
+    if class_name not in ("CLIPTokenizer", "CLIPTokenizerFast"):
+        return [f"{folder.name} is a {class_name}, supported is CLIPTokenizer"]
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return [f"{folder.name}/tokenizer.json (or vocab.json) is missing"]
+    return []
 
 
 def _index(path: Path) -> dict[str, Any]:

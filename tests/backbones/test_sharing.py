@@ -1,0 +1,117 @@
+"""The savings for candidate prompts: that work is really saved, and that nothing stays behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception.backbones import DiffusionBackbone, load_backbone
+from perception.errors import UserError
+
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
+
+
+@pytest.fixture()
+def backbone(tiny_sd: Path) -> DiffusionBackbone:
+    """A fresh tiny-sd, as these tests hang hooks into it."""
+    return load_backbone(tiny_sd, device="cpu")
+
+
+def count_rows(backbone: DiffusionBackbone, names: list[str]) -> Counter[str]:
+    """Rows that each module processes from now on."""
+    rows: Counter[str] = Counter()
+    for name in names:
+        # a shared prefix widens the output after this hook, which is registered before
+        backbone.unet.get_submodule(name).register_forward_hook(
+            lambda m, i, out, name=name: rows.update({name: len(out)})
+        )
+    return rows
+
+
+def test_the_prefix_runs_once_per_sample(backbone: DiffusionBackbone) -> None:
+    prefix = ["time_embedding", "conv_in", "down_blocks.0.resnets.0", "down_blocks.0.attentions.0.proj_in"]
+    prefix += [f"{ATTENTION}.{name}" for name in ("norm1", "attn1", "norm2", "attn2.to_q")]
+    rows = count_rows(backbone, [*prefix, f"{ATTENTION}.attn2", "down_blocks.0.resnets.1"])
+    told = backbone.condition([str(i) for i in range(5)])
+    with backbone.shared_prefix(5):
+        backbone.denoise(torch.zeros(10, 4, 8, 8), 3, told[torch.arange(5).repeat(2)])
+    assert {rows[name] for name in prefix} == {2}
+    assert rows[f"{ATTENTION}.attn2"] == rows["down_blocks.0.resnets.1"] == 10
+
+
+def test_keys_and_values_run_once_per_prompt(backbone: DiffusionBackbone) -> None:
+    names = [n for n, tap in backbone.taps.items() if tap.kind == "cross_attention"]
+    rows = count_rows(backbone, [f"{name}.{part}" for name in names for part in ("to_k", "to_v")])
+    told, x_t = backbone.condition(["a", "b", "c"]), torch.zeros(3, 4, 8, 8)
+    with backbone.cached_text():
+        for _ in range(3):
+            backbone.denoise(x_t, 3, told)
+        backbone.denoise(x_t[:1], 3, told[2])
+        backbone.denoise(x_t, 3, backbone.condition(["d"]))
+    assert len(rows) == 32 and set(rows.values()) == {4}
+    backbone.denoise(x_t, 3, told)
+    assert set(rows.values()) == {7}, "outside the context nothing is remembered"
+
+
+def test_nothing_stays_behind(backbone: DiffusionBackbone) -> None:
+    before = [name for name, _ in backbone.named_modules()]
+    hooks = lambda: sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.modules())  # noqa: E731
+    with pytest.raises(UserError, match="timestep 1000"), backbone.cached_text(), backbone.shared_prefix(2):
+        assert hooks() > 0
+        backbone.denoise(torch.zeros(2, 4, 8, 8), 1000, backbone.condition([""]))
+    backbone.features(torch.zeros(1, 4, 8, 8), spec=_spec(ATTENTION + ".attn2"))
+    assert [name for name, _ in backbone.named_modules()] == before and hooks() == 0
+
+
+def test_length_and_learned_tokens_are_not_mistaken_for_the_prompt(backbone: DiffusionBackbone) -> None:
+    told, x_t = backbone.condition(["a"]), torch.zeros(1, 4, 8, 8)
+    other = told.with_hidden(told.hidden * 2)
+    short = backbone.condition(["a"], length=5)
+    plain = [backbone.denoise(x_t, 3, c).raw for c in (told, other, short)]
+    with backbone.cached_text():
+        cached = [backbone.denoise(x_t, 3, c).raw for c in (told, other, short, told)]
+    for a, b in zip(cached, [*plain, plain[0]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_trained_projections_are_not_remembered(backbone: DiffusionBackbone) -> None:
+    backbone.unet.requires_grad_(True)
+    with backbone.cached_text():
+        backbone.denoise(torch.zeros(1, 4, 8, 8), 3, backbone.condition(["a"])).raw.sum().backward()
+    assert backbone.unet.get_submodule(ATTENTION).attn2.to_k.weight.grad is not None
+
+
+def test_sdxl_shares_what_the_pooled_text_does_not_reach(make_folder: Callable[[str], Path]) -> None:
+    backbone = load_backbone(make_folder("sdxl"), device="cpu")
+    rows = count_rows(backbone, ["conv_in", "time_embedding", "down_blocks.0.resnets.0", "down_blocks.1.resnets.0"])
+    told, x_t = backbone.condition(["a", "b"]), torch.zeros(2, 4, 8, 8)
+    with backbone.shared_prefix(2):
+        backbone.denoise(x_t, 3, told)
+    assert [*rows.values()] == [1, 1, 2, 2]
+    same = type(told)(told.hidden, told.pooled[:1].expand(2, -1), keys=told.keys)
+    plain = backbone.denoise(x_t, 3, same).raw
+    rows.clear()
+    with backbone.shared_prefix(2, same_pooled=True):
+        shared = backbone.denoise(x_t, 3, same).raw
+    assert [*rows.values()] == [1, 1, 1, 1]
+    torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_bad_candidate_batches(backbone: DiffusionBackbone) -> None:
+    with pytest.raises(UserError, match="candidates is 0; expected"), backbone.shared_prefix(0):
+        pass
+    with (
+        pytest.raises(UserError, match="a batch of 3 rows does not hold 2 candidates per sample"),
+        backbone.shared_prefix(2),
+    ):
+        backbone.denoise(torch.zeros(3, 4, 8, 8), 1, backbone.condition([""]))
+
+
+def _spec(tap: str):
+    from perception.backbones import FeatureSpec
+
+    return FeatureSpec((tap,), noise="none")
