@@ -145,9 +145,9 @@ class DiffusionClassifier(nn.Module):
     def _score(self, group: list[int], races: list[Race], latents: Tensor, noise: NoiseSource) -> Tensor:
         """Errors [sum of block lengths, rows] of the images of one group, on the device."""
         pairs: list[tuple[int, Sample]] = [(i, sample) for i in group for sample in races[i].block or ()]
+        if not pairs:  # a stage whose samples were all drawn before
+            return latents.new_zeros(0, len(self._rows(races[group[0]])))
         rows = torch.tensor([self._rows(races[i]) for i, _ in pairs])  # [S, K]
-        if not pairs:
-            return latents.new_zeros(0, 0)
         eps = torch.stack([noise(races[i].image_id, sample, tuple(latents.shape[1:])) for i, sample in pairs])
         timesteps = torch.tensor([sample.timestep for _, sample in pairs])
         images = torch.tensor([i for i, _ in pairs], device=latents.device)
@@ -182,7 +182,7 @@ class DiffusionClassifier(nn.Module):
 def _candidates(backbone: DiffusionBackbone, prompts: PromptSet, pool: Pool) -> tuple[list[Candidate], Condition]:
     if pool not in POOLS:
         raise UserError(f"unknown pooling {pool!r}; choose one of {', '.join(POOLS)}")
-    with torch.inference_mode():
+    with torch.no_grad():
         condition = backbone.condition(prompts.prompts)
     if pool == "max":
         rows = zip(prompts.prompts, prompts.classes, strict=True)

@@ -80,12 +80,13 @@ def class_prompts(names: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMP
     """Fill every template with every class name. Rows are ordered by class, then by template.
 
     Articles are not corrected ("a airplane"): the published tables are made that way. Raises UserError for an empty
-    or repeated name, and for a template without exactly one `{}`.
+    or repeated name or template, and for a template without exactly one `{}`.
     """
     names = [name.strip() for name in names]
     if not all(names):
         raise UserError("a class name is empty; separate the names with single commas, such as --classes cat,dog")
     _refuse_repeated(names, "class name")
+    _refuse_repeated(templates, "template")
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"the template {template!r} must contain {{}} once, where the class name goes")

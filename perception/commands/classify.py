@@ -193,6 +193,5 @@ def _run(args: argparse.Namespace, items: list[Item], options: ClassifyOptions) 
 
     summary = run_job(items, lambda: ImageClassifier(load_backbone_from(args), options), job)
     if os.environ.get("RANK", "0") == "0":
-        print(report(job.out, items))
-        print(summary.render())
+        print("\n\n".join(part for part in (report(job.out, items), summary.render()) if part))
     return summary.exit_code

@@ -32,6 +32,13 @@ def test_images_in_labels_out(tiny_backbone):
     assert result.margin.rival in result.alive[1]
 
 
+def test_a_stage_without_new_samples_only_drops(tiny_backbone, latents):
+    classifier = DiffusionClassifier(tiny_backbone, CLASSES, FixedSchedule((2, 2), (2, 1)))
+    (result,) = classifier.classify_latents(latents[:1], ["a"])
+    assert result.evaluations == 3 * 2
+    assert [len(alive) for alive in result.alive] == [3, 2, 1]
+
+
 def test_images_together_equal_one_by_one(tiny_backbone, latents):
     classifier = DiffusionClassifier(tiny_backbone, CLASSES, FixedSchedule((2, 4), (2, 1)), rows=7)
     together = classifier.classify_latents(latents, ["a", "b", "c"])

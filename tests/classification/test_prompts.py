@@ -89,6 +89,8 @@ def test_bad_arguments_get_one_sentence(tmp_path):
         class_prompts(["cat", " "])
     with pytest.raises(UserError, match=r"must contain \{\} once"):
         class_prompts(["cat", "dog"], ["a photo"])
+    with pytest.raises(UserError, match=r"the template 'a \{\}' is given twice"):
+        class_prompts(["cat", "dog"], ["a {}", "a {}"])
     (tmp_path / "latin.csv").write_bytes(b"prompt,classname,classidx\n\xe9,a,0\n")
     with pytest.raises(UserError, match="must be a readable UTF-8 text file"):
         read_prompts(tmp_path / "latin.csv")

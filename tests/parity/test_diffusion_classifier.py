@@ -62,13 +62,13 @@ def _classifier(backbone, config, prompts, rule=None):
     return DiffusionClassifier(backbone, prompts, rule, config["loss"], rows=config.get("batch_size", 8))
 
 
-def _close(actual, expected, rtol=RTOL, atol=0.0):
+def _check_close(actual, expected, rtol=RTOL, atol=0.0):
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
 
 
-def _close_map(actual, expected):
+def _check_map(actual, expected):
     """For values around zero: 1e-5 of their scale."""
-    _close(actual, expected, atol=RTOL * expected.abs().max().item())
+    _check_close(actual, expected, atol=RTOL * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(("name", "case"), TRANSFORMS)
@@ -90,7 +90,7 @@ def test_text(backbone, name):
     tensors, config = ADAPTIVE[name]
     ids = backbone.tokenizer(config["prompts"], padding="max_length", truncation=True, return_tensors="pt").input_ids
     assert torch.equal(ids, tensors["text.input_ids"])
-    _close_map(backbone.condition(config["prompts"]).hidden, tensors["text.embeddings"])
+    _check_map(backbone.condition(config["prompts"]).hidden, tensors["text.embeddings"])
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
@@ -99,9 +99,9 @@ def test_latents_and_noise_path(backbone, name):
     transform = ClassifierTransform(config["size"])
     for image in config["images"]:
         pixels = transform(Image.fromarray(tensors[f"{image}.pixels"].numpy()))
-        _close_map(backbone.encode(pixels[None]), tensors[f"{image}.latent"])
+        _check_map(backbone.encode(pixels[None]), tensors[f"{image}.latent"])
     steps = torch.arange(len(tensors["scheduler.alphas_cumprod"]))
-    _close(backbone.noise_path.alpha(steps).square(), tensors["scheduler.alphas_cumprod"], rtol=1e-6)
+    _check_close(backbone.noise_path.alpha(steps).square(), tensors["scheduler.alphas_cumprod"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
@@ -110,10 +110,10 @@ def test_probe_of_the_denoiser(backbone, name):
     noise, t = tensors["probe.noise"], tensors["probe.t"]
     latents = tensors["image0.latent"].expand(len(t), -1, -1, -1)
     x_t = backbone.noise(latents, t, noise)
-    _close_map(x_t, tensors["probe.x_t"])
+    _check_map(x_t, tensors["probe.x_t"])
     with torch.inference_mode():
         prediction = backbone.denoise(x_t, t, backbone.condition(config["prompts"][: len(t)]))
-    _close_map(prediction.eps, tensors["probe.unet_out"])
+    _check_map(prediction.eps, tensors["probe.unet_out"])
 
 
 @pytest.mark.parametrize(("name", "run", "image"), RUNS)
@@ -140,7 +140,7 @@ def _check_queue(tensors, key, classifier, result):
         for column, part in enumerate(("t", "noise_idx", "prompt_idx")):
             assert [entry[column] for entry in queue] == tensors[f"{key}.stage{stage}.{part}"].tolist()
         errors = result.table.errors[list(result.alive[stage]), start : start + len(block)]
-        _close(errors.flatten(), tensors[f"{key}.stage{stage}.error"])
+        _check_close(errors.flatten(), tensors[f"{key}.stage{stage}.error"])
         start += len(block)
 
 
@@ -150,7 +150,7 @@ def _check_candidates(tensors, key, classifier, result):
     for c in range(len(classifier.candidates)):
         errors = tensors[f"{key}.prompt{c}.errors"]
         assert torch.equal(timesteps[: len(errors)], tensors[f"{key}.prompt{c}.t"])
-        _close(result.table.row(c), errors)
+        _check_close(result.table.row(c), errors)
         assert result.errors[c] == pytest.approx(errors.double().mean().item(), rel=RTOL)
 
 
@@ -168,7 +168,7 @@ def test_end_to_end(backbone, name):
     for i in range(config["n"]):
         key = f"main.image{i}"
         pixels = transform(Image.fromarray(tensors[f"{key}.pixels"].numpy()))
-        _close_map(backbone.encode(pixels[None]), tensors[f"{key}.latent"])
+        _check_map(backbone.encode(pixels[None]), tensors[f"{key}.latent"])
         (result,) = classifier(pixels[None], [str(i)], SharedNoise(tensors[f"{key}.noise"]))
         _check_candidates(tensors, key, classifier, result)
         predictions.append(result.class_id)
@@ -195,7 +195,7 @@ def test_matching_errors(backbone, name):
     for i, example in enumerate(config["examples"]):
         captions = [example["caption_0"], example["caption_1"]]
         classifier = _classifier(backbone, config, _prompts(captions), rule)
-        _close_map(classifier.condition.hidden, torch.cat([tensors[f"ex{i}.caption{c}.embedding"] for c in range(2)]))
+        _check_map(classifier.condition.hidden, torch.cat([tensors[f"ex{i}.caption{c}.embedding"] for c in range(2)]))
         _check_images(backbone, tensors, config, classifier, i)
 
 
@@ -203,11 +203,17 @@ def _check_images(backbone, tensors, config, classifier, example):
     transform = ClassifierTransform(config["size"], config["interpolation"])
     pixels = [Image.fromarray(tensors[f"ex{example}.image{j}.pixels"].numpy()) for j in range(2)]
     latents = torch.cat([tensors[f"ex{example}.image{j}.latent"] for j in range(2)])
-    _close_map(backbone.encode(torch.stack([transform(image) for image in pixels])), latents)
-    results = classifier.classify_latents(latents, ["0", "1"], SharedNoise(tensors["noise"]))
+    _check_map(backbone.encode(torch.stack([transform(image) for image in pixels])), latents)
+    results = classifier.classify_latents(latents, ["0", "1"], SharedNoise(_matching_noise(tensors, config)))
     for j, result in enumerate(results):
         for c in range(2):
-            _close(result.table.row(c), tensors[f"ex{example}.c{c}_i{j}.errors"].flatten())
+            _check_close(result.table.row(c), tensors[f"ex{example}.c{c}_i{j}.errors"].flatten())
+
+
+def _matching_noise(tensors, config):
+    """Sample k takes noise k; without randomize_noise, the noise of its position in the batch of the reference."""
+    samples = torch.arange(len(tensors["t"]) * config["n_trials"])
+    return tensors["noise"][samples if config["randomize_noise"] else samples % config["batch_size"]]
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
@@ -224,4 +230,4 @@ def test_errors_do_not_depend_on_sharing_or_call_size(backbone, name):
             for rows, share in ((15, True), (15, False), (5, True), (3, True), (1, False))
         ]
     for other in errors[1:]:
-        _close(other, errors[0])
+        _check_close(other, errors[0])
