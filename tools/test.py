@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "weights", type=Path, help="a folder that training exported (WORK_DIR/model), or a .pth checkpoint"
     )
-    parser.add_argument("--work-dir", help="logs and results (default: runs/<config name>)")
+    parser.add_argument("--work-dir", help="logs and results (default: runs/<config name>/test)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--show-dir", type=Path, help="write overlay pictures into this folder")
     parser.add_argument(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,12 @@ from torch import Tensor, nn
 from perception.data.files import write_atomic
 from perception.engine.training.artifact import export_model, fingerprint_of, read_artifact
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
-from perception.engine.training.hooks import check_state, evaluator_report, unwrapped
+from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distribute, use_mixed_precision
 from perception.errors import UserError
 from perception.metrics.confusion import format_report
 
-_FLUSH = {"type": "perception.FlushStore"}
-_HOOKS = [{"type": "perception.MetricsFile"}, {"type": "perception.WholeCheckpoints"}, _FLUSH]
+_HOOKS = [{"type": f"perception.{name}"} for name in ("MetricsFile", "WholeCheckpoints", "FlushStore")]
 
 
 def train(config_file: Path, overrides: Overrides, *, resume: bool = False, amp: bool = False) -> Path:
@@ -48,7 +51,8 @@ def train(config_file: Path, overrides: Overrides, *, resume: bool = False, amp:
         use_mixed_precision(config)
     distribute(config)
     runner = Runner.from_cfg(config)
-    runner.train()
+    with _guarded(runner):
+        runner.train()
     if is_main_process():
         _export_best(runner, config)
     return Path(config.work_dir) / "model"
@@ -64,6 +68,7 @@ def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path 
         UserError: mistakes in the config, bad data, or weights that do not fit.
     """
     config = load_config(config_file, overrides)
+    config.work_dir = overrides.work_dir or str(Path(config.work_dir) / "test")
     artifact = read_artifact(weights) if weights.is_dir() else None
     state = load_file(weights / "model.safetensors") if artifact else read_checkpoint(weights)
     preflight(config, ("test_dataloader",))
@@ -75,11 +80,12 @@ def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path 
         state = {key.removeprefix("segmentor."): value for key, value in state.items()}
     complete_model(config)
     pictures = [{"type": "perception.OverlayPictures", "folder": str(show_dir)}] if show_dir else []
-    config.custom_hooks = [*(config.get("custom_hooks") or []), _FLUSH, *pictures]
+    config.custom_hooks = [*(config.get("custom_hooks") or []), *pictures]
     distribute(config)
     runner = Runner.from_cfg(_for_testing(config))
     _load_state(runner.model, state, weights, artifact)
-    runner.test()
+    with _guarded(runner):
+        runner.test()
     report = evaluator_report(runner.test_evaluator)
     if is_main_process():
         write_atomic(Path(config.work_dir) / "test_metrics.json", json.dumps(report, indent=1).encode())
@@ -94,13 +100,31 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a .pth file or the folder WORK_DIR/model")
+    if not zipfile.is_zipfile(path):  # torch.save writes a zip; its directory stands at the end, so a torn one is none
+        raise UserError(f"{path} is no checkpoint, or a torn one; train again or copy it again")
     try:
         with torch.serialization.safe_globals(get_torch_safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, EOFError, KeyError, OSError, torch.serialization.pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path} is no checkpoint of this toolkit, or a torn one ({error}); train again or copy it again"
-        ) from error
+    except (RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no checkpoint of mmengine with plain tensors ({reason}); train again") from error
+
+
+@contextmanager
+def _guarded(runner: Runner) -> Iterator[None]:
+    """Keep what was computed, however a run ends, and turn errors of data-loader processes back into sentences.
+
+    A UserError of such a process arrives with the traceback of that process; its last line is the sentence.
+    """
+    try:
+        yield
+    except UserError as error:
+        lines = str(error).strip().splitlines()
+        if lines and lines[0].startswith("Caught UserError"):
+            raise UserError(lines[-1].partition("UserError: ")[2] or lines[-1]) from error
+        raise
+    finally:
+        flush_store(runner)
 
 
 def _check_work_dir(work_dir: Path, resume: bool) -> None:

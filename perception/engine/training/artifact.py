@@ -101,7 +101,8 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
         try:
             return super()._from_pretrained(**{**kwargs, "strict": True})
         except RuntimeError as error:  # load_state_dict and safetensors list every key in it
-            raise UserError(f"the weights in {kwargs.get('model_id')} do not fit its config.json: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"the weights in {kwargs.get('model_id')} do not fit its config.json: {reason}") from error
 
 
 def _whole_cells(side: int) -> int:

@@ -42,7 +42,7 @@ class DiffusionFeatures(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        spec = FeatureSpec(tuple(taps), tuple(timesteps), noise, seed, aggregate, prompt)
+        spec = FeatureSpec(taps, timesteps, noise, seed, aggregate, prompt)  # type: ignore[arg-type]  # takes lists
         backbone = shared_backbone(str(name), dtype, random_init_seed, vae)
         self.frozen = FrozenFeatures(backbone, spec, Path(store) if store else None)
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from mmengine.optim import OptimWrapper
+from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
 from mmengine.utils import get_object_from_string
 from mmengine.visualization import Visualizer
@@ -155,6 +156,8 @@ def _override(config: Any, keys: list[str]) -> Iterator[str]:
         yield f"{keys[0]}: {reason}; {nearest(keys[0], RUNNER_KEYS)}"
         return
     node = config
+    if keys[0] not in config:  # a part of the run that the config leaves out; config_mistakes judges the merged one
+        return
     for depth, key in enumerate(keys):
         path, last = tuple(keys[:depth]), depth == len(keys) - 1
         if isinstance(node, (list, tuple)):
@@ -163,8 +166,8 @@ def _override(config: Any, keys: list[str]) -> Iterator[str]:
                 return
             node = node[int(key)]
         elif isinstance(node, Mapping):
-            known = not path or _signature_at(node, path) is not None
-            if key not in node and not (last and known):
+            judged_later = last and _signature_at(node, path) is not None
+            if key not in node and not judged_later:
                 yield f"{_dotted((*path, key))}: there is no {key!r} in {_dotted(path)}; {nearest(key, node)}"
                 return
             node = node.get(key)
@@ -175,10 +178,12 @@ def _override(config: Any, keys: list[str]) -> Iterator[str]:
 
 def _registered_names() -> set[str]:
     names: set[str] = set()
-    for registry in _REGISTRIES:
-        names |= {
-            (f"{registry.scope}.{key}" if registry.scope == "perception" else key) for key in registry.module_dict
-        }
+    for start in _REGISTRIES:
+        registry: Registry | None = start
+        while registry is not None:
+            prefix = "perception." if registry.scope == "perception" else ""
+            names |= {prefix + key for key in registry.module_dict}
+            registry = registry.parent
     return names
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 
 from perception.engine.training.channels import with_channels
 from perception.engine.training.check import RUNNER_KEYS, config_mistakes, find_type, nearest, option_mistakes
@@ -78,6 +79,7 @@ def preflight(config: Config, loaders: Sequence[str]) -> None:
     Raises:
         UserError: a missing data root or file, no samples, or whatever the data set reports.
     """
+    init_default_scope(config.get("default_scope", "mmseg"))
     for loader in loaders:
         if config.get(loader) is None:
             continue

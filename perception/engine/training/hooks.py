@@ -46,13 +46,15 @@ class MetricsFile(Hook):
 
 @HOOKS.register_module()
 class FlushStore(Hook):
-    """Write the feature store at the end of every epoch, so that an interrupted run keeps what it computed."""
+    """Write the feature store at the end of every epoch, so that a killed run keeps what it computed."""
 
-    def after_epoch(self, runner: Runner, mode: str = "train") -> None:
-        """Flush the backbone's store, where it has one."""
-        frozen = getattr(unwrapped(runner.model).backbone, "frozen", None)
-        if frozen is not None:
-            frozen.flush()
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Flush."""
+        flush_store(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Flush."""
+        flush_store(runner)
 
 
 @HOOKS.register_module()
@@ -96,6 +98,13 @@ class OverlayPictures(Hook):
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside a distributed wrapper, or the model."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+
+
+def flush_store(runner: Runner) -> None:
+    """Write what the feature store of the backbone, where it has one, still holds in memory."""
+    frozen = getattr(unwrapped(runner.model).backbone, "frozen", None)
+    if frozen is not None:
+        frozen.flush()
 
 
 def evaluator_report(evaluator: Any) -> dict[str, Any]:

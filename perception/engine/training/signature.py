@@ -12,7 +12,12 @@ from typing import Any
 import torch
 
 # Constructors that hand their **kwargs to something else than super().__init__, with the names that arrive there.
-_DELEGATED = {
+_RESIZE = {"keep_ratio", "clip_object_border", "backend", "interpolation"}
+_DELEGATED: dict[str, set[str]] = {
+    "CheckpointHook": set(),
+    "EMAHook": {"momentum", "interval", "gamma", "device", "update_buffers"},
+    "RandomChoiceResize": _RESIZE,
+    "RandomResize": _RESIZE,
     "TIMMBackbone": {"out_indices", "output_stride", "drop_rate", "drop_path_rate", "norm_layer", "img_size"},
 }
 
