@@ -1,0 +1,78 @@
+"""Train the embedded `mini` backbone on the miniature world: corpus, autoencoder, denoiser, export, report.
+
+Every stage resumes: run the same command again. More --autoencoder-steps or --denoiser-steps continue the training.
+
+    python tools/train_mini.py --work runs/mini                          # everything, then export into the package
+    python tools/train_mini.py --work runs/mini --denoiser-steps 20000   # train the denoiser further, export again
+    python tools/train_mini.py --work runs/mini --stages report          # measure what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+STAGES = ("corpus", "autoencoder", "denoiser", "export", "report")
+PACKAGE_FOLDER = Path(__file__).resolve().parent.parent / "perception" / "backbones" / "mini"
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/mini"), help="corpus and checkpoints (default %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=PACKAGE_FOLDER, help="exported diffusers folder (default: the package's)"
+    )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to run (default: all)")
+    parser.add_argument("--scenes", type=int, default=8000, help="street scenes in the corpus (default %(default)s)")
+    parser.add_argument(
+        "--objects", type=int, default=12000, help="object pictures in the corpus (default %(default)s)"
+    )
+    parser.add_argument("--autoencoder-steps", type=int, default=5000, help="of 16 crops each (default %(default)s)")
+    parser.add_argument("--denoiser-steps", type=int, default=4000, help="of 32 latents each (default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the chosen stages in order."""
+    args = parse(argv)
+    from perception.engine.mini.recipe import MiniRecipe
+
+    started = time.monotonic()
+
+    def report(message: str) -> None:
+        print(f"[{time.monotonic() - started:7.0f} s] {message}", flush=True)
+
+    recipe = MiniRecipe(
+        work=args.work,
+        scenes=args.scenes,
+        objects=args.objects,
+        autoencoder_steps=args.autoencoder_steps,
+        denoiser_steps=args.denoiser_steps,
+        device=args.device,
+        threads=args.threads,
+        seed=args.seed,
+        report=report,
+    )
+    if "corpus" in args.stages:
+        recipe.corpus()
+    if "autoencoder" in args.stages:
+        recipe.autoencoder()
+    if "denoiser" in args.stages:
+        recipe.denoiser()
+    if "export" in args.stages:
+        report(f"wrote {args.out}: {recipe.export(args.out) / 1e6:.1f} MB")
+    if "report" in args.stages:
+        report(json.dumps(recipe.measure(), indent=2))
+
+
+if __name__ == "__main__":
+    main()
