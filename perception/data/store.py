@@ -164,13 +164,13 @@ class TensorStore:
         tensor = tensor.detach()
         if self.dtype is None or not tensor.is_floating_point():
             return tensor.cpu().contiguous().clone()
-        stored = tensor.to(self.dtype)
-        if not torch.isfinite(stored).all():
+        limits = torch.stack(tensor.aminmax()) if tensor.numel() else tensor  # NaN propagates
+        if not limits.to(self.dtype).isfinite().all():
             raise UserError(
                 f"Tensor '{name}' has values that are not finite in {_dtype_name(self.dtype)} (largest magnitude "
-                f"{tensor.abs().max().item():.3g}); use a bfloat16 or float32 store, or check the model."
+                f"{limits.abs().max().item():.3g}); use a bfloat16 or float32 store, or check the model."
             )
-        return stored.to("cpu", copy=True).contiguous()
+        return tensor.to("cpu", self.dtype, copy=True).contiguous()
 
     def _refresh(self) -> None:
         """Read the headers of shards that appeared since the last look."""

@@ -1,0 +1,26 @@
+"""A job for tests that kill it: `slow_job.py OUT COUNT ENGINE`. Needs no torch unless under torchrun."""
+
+import sys
+import time
+from pathlib import Path
+
+from perception.engine import Item, JobOptions, Outcome, run_job
+
+
+class Slow:
+    """Writes one file per item, 4 ms each."""
+
+    fingerprint = "slow"
+
+    def prepare(self, item: Item) -> int:
+        return int(item.id)
+
+    def __call__(self, batch: list[int]) -> list[Outcome]:
+        time.sleep(0.004 * len(batch))
+        return [Outcome({"square": n * n}, {f"files/{n % 7}/{n}.bin": bytes([n % 256]) * 20_000}) for n in batch]
+
+
+if __name__ == "__main__":
+    out, count, engine = sys.argv[1:]
+    items = [Item(id=f"{number:04d}") for number in range(int(count))]
+    print(run_job(items, Slow, JobOptions(Path(out), batch_size=4, engine=engine, progress=False)).render())

@@ -1,0 +1,41 @@
+"""The cost plan of --dry-run."""
+
+import pytest
+import torch
+
+from perception.engine import Item
+from perception.engine.manifest import encode_line, manifest_path, part_path
+from perception.engine.plan import CostPlan, Measurement, measure, plan, remaining
+
+
+def test_flops_are_those_of_the_operation_and_time_passes():
+    a, b = torch.ones(30, 40), torch.ones(40, 50)
+    measured = measure(lambda: a @ b, torch.device("cpu"))
+    assert measured.flops == 2 * 30 * 40 * 50
+    assert measured.seconds > 0 and measured.peak_bytes >= measured.base_bytes > 1e6
+
+
+def test_a_plan_scales_one_item_to_all():
+    measured = Measurement(flops=2e9, seconds=0.5, base_bytes=100, peak_bytes=110)
+    scaled = plan(measured, 1000, batch_size=8, evaluations=3, disk_bytes=2048)
+    assert scaled == CostPlan(1000, 2e12, 180, 2048000, 500.0, 3000)
+    assert plan(measured, 0, batch_size=8).flops == 0
+
+
+def test_a_plan_reads_well():
+    text = CostPlan(100_000, 3.24e17, 6.5 * 2**30, 1.5 * 2**40, 7.3e4, 200_000).render()
+    for part in ("100000", "200000", "324 PFLOP", "about 6.5 GiB", "1.5 TiB", "about 20 h 17 min"):
+        assert part in text
+    assert "512 B" in CostPlan(1, 0, 512, 1, 60, 1).render() and "about 60 s" in CostPlan(1, 0, 1, 1, 60, 1).render()
+    assert "about 10 min" in CostPlan(1, 0, 1, 1, 600, 1).render()
+
+
+@pytest.mark.parametrize("last", ["done", "failed"])
+def test_finished_items_are_not_counted(tmp_path, last):
+    items = [Item(id=key) for key in "abc"]
+    assert remaining(items, None) == remaining(items, tmp_path) == 3
+    manifest_path(tmp_path).write_bytes(encode_line({"id": "a", "status": "done"}))
+    part_path(tmp_path, 0).write_bytes(
+        encode_line({"id": "a", "status": last}) + encode_line({"id": "b", "status": "failed"})
+    )
+    assert remaining(items, tmp_path) == (2 if last == "done" else 3)

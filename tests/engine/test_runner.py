@@ -1,0 +1,276 @@
+"""The job runner: every item once, whatever happens in between."""
+
+import errno
+import json
+import os
+import tracemalloc
+
+import pytest
+from filelock import FileLock
+
+from perception.data.files import NoSpaceError
+from perception.engine import Item, JobOptions, Outcome, image_items, run_job
+from perception.engine.manifest import read_manifest
+from perception.errors import UserError
+
+
+def records(desk):
+    return {record["id"]: record for record in read_manifest(desk.out)}
+
+
+def test_every_item_gets_its_files_and_one_line_in_item_order(desk):
+    summary = desk.run(seed=7)
+    assert (summary.total, summary.done, summary.failed, summary.skipped) == (10, 10, 0, 0)
+    assert summary.exit_code == 0 and "10 done, 0 already there, 0 failed" in summary.render()
+    lines = list(read_manifest(desk.out))
+    assert [line["id"] for line in lines] == [item.id for item in desk.items]
+    first = lines[0]
+    assert list(first) == ["id", "status", "output", "seed", "hash", "versions", "length"]
+    assert first["status"] == "done" and first["seed"] == 7 and first["length"] == 8
+    assert first["output"] == ["shouts/text-000.txt"] and len(first["hash"]) == 64
+    assert set(first["versions"]) == {"perception", "torch", "diffusers"}
+    assert desk.files()["shouts/text-003.txt"] == b"TEXT-003"
+    assert set(desk.files()) == {"manifest.jsonl", "job.json", *(f"shouts/text-{n:03d}.txt" for n in range(10))}
+
+
+def test_the_manifest_does_not_depend_on_batches_workers_or_commits(desk, tmp_path):
+    manifests = set()
+    for number, options in enumerate(
+        [{}, {"batch_size": 1}, {"batch_size": 64, "workers": 8}, {"commit_seconds": 60.0}]
+    ):
+        desk.out = tmp_path / f"out{number}"
+        desk.run(**options)
+        manifests.add(desk.files()["manifest.jsonl"])
+    assert len(manifests) == 1
+
+
+def test_running_again_does_nothing_and_new_items_are_added(desk, shouter):
+    desk.run()
+    before = desk.files()
+    again = shouter()
+    summary = desk.run(again)
+    assert (summary.done, summary.skipped, again.batches, again.prepared) == (0, 10, [], [])
+    assert desk.files() == before
+    desk.items.insert(0, desk.item("zzz"))
+    assert desk.run().done == 1
+    assert next(iter(records(desk))) == "zzz.txt" and len(records(desk)) == 11
+
+
+def test_a_changed_file_is_redone_and_so_is_one_whose_output_is_gone(desk):
+    desk.run()
+    desk.item("004", "other")
+    (desk.out / "shouts" / "text-006.txt").unlink()
+    summary = desk.run()
+    assert (summary.done, summary.skipped) == (2, 8)
+    assert records(desk)["004.txt"]["output"] == ["shouts/other.txt"]
+    assert (desk.out / "shouts" / "text-006.txt").exists()
+
+
+def test_a_predictor_may_declare_a_result_gone(desk, shouter):
+    desk.run()
+    picky = shouter()
+    picky.still_valid = lambda record: record["id"] != "005.txt"
+    assert desk.run(picky).done == 1
+
+
+def test_a_bad_item_costs_one_line_and_is_retried(desk):
+    desk.item("002", "")
+    desk.items.append(Item(id="none.txt", path=desk.inputs / "none.txt"))
+    summary = desk.run()
+    assert (summary.done, summary.failed, summary.exit_code) == (9, 2, 1)
+    bad = records(desk)["002.txt"]
+    assert (bad["status"], bad["reason"], bad["output"]) == ("failed", "002.txt is empty.", [])
+    assert "002.txt: 002.txt is empty." in summary.render()
+    assert records(desk)["none.txt"]["hash"] is None and "No such file" in records(desk)["none.txt"]["reason"]
+    desk.item("002", "mended")
+    summary = desk.run()
+    assert (summary.done, summary.failed, summary.skipped) == (1, 1, 9)
+    assert records(desk)["002.txt"]["status"] == "done" and "reason" not in records(desk)["002.txt"]
+
+
+def test_only_the_first_failures_are_shown(desk):
+    for number in range(10):
+        desk.item(f"{number:03d}", "")
+    shown = desk.run().render().splitlines()
+    assert len(shown) == 7 and shown[-1] == "... and 5 more failures, see the manifest"
+
+
+def test_out_of_memory_changes_no_result(desk, shouter, tmp_path):
+    desk.run()
+    plain = desk.files()["manifest.jsonl"]
+    desk.out = tmp_path / "small"
+
+    def too_many(batch):
+        if len(batch) > 2 or ("text-007" in batch and len(batch) > 1):
+            raise MemoryError
+
+    assert desk.run(shouter(on_batch=too_many), batch_size=8).done == 10
+    assert desk.files()["manifest.jsonl"] == plain
+
+
+def test_an_item_that_does_not_fit_alone_fails_alone(desk, shouter):
+    def never_seven(batch):
+        if "text-007" in batch:
+            raise RuntimeError("CUDA out of memory.")
+
+    summary = desk.run(shouter(on_batch=never_seven))
+    assert (summary.done, summary.failed) == (9, 1)
+    assert "does not fit into memory even alone" in records(desk)["007.txt"]["reason"]
+
+
+def test_other_options_are_refused_with_the_difference(desk, shouter):
+    desk.run()
+    with pytest.raises(
+        UserError, match=r"made with tone = 'shout-1' \(now 'shout-2'\); choose another --out, or delete"
+    ):
+        desk.run(shouter("shout-2"))
+    other = shouter("shout-3")
+    other.options = {"tone": "shout-1"}
+    with pytest.raises(UserError, match="holds results made with another model; choose another --out"):
+        desk.run(other)
+    (desk.out / "job.json").write_text("{")
+    with pytest.raises(UserError, match=r"job\.json is not readable as the settings of a job"):
+        desk.run()
+
+
+def test_two_processes_cannot_write_to_the_same_out(desk):
+    desk.out.mkdir()
+    with (
+        FileLock(desk.out / ".rank00000.lock"),
+        pytest.raises(UserError, match=r"Another process is writing to .*; wait for it, or choose another --out"),
+    ):
+        desk.run()
+    assert desk.run().done == 10
+
+
+def test_an_interrupt_keeps_what_is_finished(desk, shouter):
+    def interrupt(batch):
+        if "text-006" in batch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.run(shouter(on_batch=interrupt), commit_seconds=60.0)
+    assert "manifest.rank00000.jsonl" in desk.files()
+    summary = desk.run()
+    assert (summary.done, summary.skipped) == (4, 6)
+    assert len(records(desk)) == 10
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_stops_with_one_sentence_and_the_rerun_completes(desk, monkeypatch, tmp_path, call):
+    real, calls = getattr(os, call), 0
+
+    def full_later(*args):
+        nonlocal calls
+        calls += 1
+        if calls > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full_later)
+        with pytest.raises(NoSpaceError, match=r"^No space left in .*: free space and run the same command again\.$"):
+            desk.run()
+    assert not [name for name in desk.files() if name.endswith(".tmp")]
+    desk.run()
+    interrupted = desk.files()
+    desk.out = tmp_path / "undisturbed"
+    desk.run()
+    assert desk.files() == interrupted
+
+
+def test_flush_comes_before_the_lines_that_rely_on_it(desk, shouter):
+    predictor, seen = shouter(), []
+    part = desk.out / "manifest.rank00000.jsonl"
+    predictor.flush = lambda: seen.append((len(predictor.batches), part.read_bytes().count(b"\n")))
+    desk.run(predictor)
+    assert seen == [(1, 0), (2, 3), (3, 6), (4, 9)]
+
+
+def test_results_that_are_no_json_fail_and_reserved_fields_are_bugs(desk, shouter):
+    class Odd(shouter):
+        def __call__(self, batch):
+            return [Outcome(self.record) for _ in batch]
+
+    odd = Odd()
+    odd.record = {"score": float("nan")}
+    assert desk.run(odd).failed == 10
+    assert "not a finite number" in records(desk)["000.txt"]["reason"]
+    odd.record = {"hash": 1}
+    with pytest.raises(ValueError, match=r"manifest fields \['hash'\]"):
+        desk.run(odd)
+
+
+@pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x"])
+def test_outputs_stay_below_out(desk, shouter, path):
+    class Escaping(shouter):
+        def __call__(self, batch):
+            return [Outcome({}, {path: b""}) for _ in batch]
+
+    with pytest.raises(ValueError, match="must lie below OUT"):
+        desk.run(Escaping())
+
+
+def test_impossible_jobs_are_one_sentence(desk, tmp_path, shouter, monkeypatch):
+    with pytest.raises(UserError, match="Two items have the id"):
+        run_job([Item(id="a"), Item(id="a")], shouter, JobOptions(tmp_path / "o"))
+    with pytest.raises(UserError, match="There are no items"):
+        run_job([], shouter, JobOptions(tmp_path / "o"))
+    with pytest.raises(UserError, match="Unknown engine 'slurm'; choose one of local, torchrun"):
+        JobOptions(tmp_path, engine="slurm")
+    with pytest.raises(UserError, match="batch_size is 0; it must be at least 1"):
+        JobOptions(tmp_path, batch_size=0)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be written"):
+        run_job(desk.items, shouter, JobOptions(tmp_path / "file" / "out"))
+    with pytest.raises(UserError, match="The engine 'torchrun' needs RANK and WORLD_SIZE; start it as"):
+        desk.run(engine="torchrun")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="started by torchrun, but the engine is 'local'; add --engine torchrun"):
+        desk.run()
+
+
+def test_the_progress_bar_goes_to_stderr(desk, capsys):
+    desk.run(progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "10/10" in captured.err
+
+
+class Heavy:
+    """Prepares samples of 200 kB and forgets them."""
+
+    fingerprint = "heavy"
+
+    def prepare(self, item):
+        return bytearray(200_000)
+
+    def __call__(self, batch):
+        return [Outcome({"bytes": len(sample)}) for sample in batch]
+
+
+def peak_bytes(out, count: int) -> int:
+    items = [Item(id=f"{number:05d}") for number in range(count)]
+    tracemalloc.start()
+    try:
+        run_job(items, Heavy, JobOptions(out, batch_size=16, progress=False, commit_seconds=0.2))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_ten_thousand_items_need_no_more_memory_than_a_hundred(tmp_path):
+    hundred = peak_bytes(tmp_path / "hundred", 100)
+    many = peak_bytes(tmp_path / "many", 10_000)
+    assert hundred > 16 * 200_000  # the measurement sees samples
+    assert many - hundred < 6_000_000  # ids and offsets; all samples would be 2 GB
+    assert sum(1 for _ in read_manifest(tmp_path / "many")) == 10_000
+
+
+def test_items_of_a_job_are_streamed_from_image_folders(tmp_path, shouter):
+    (tmp_path / "in").mkdir()
+    for name in "ba":
+        (tmp_path / "in" / f"{name}.png").write_text(name)
+    run_job(iter(image_items([tmp_path / "in"])), shouter, JobOptions(tmp_path / "out", progress=False))
+    manifest = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in manifest] == ["a.png", "b.png"]

@@ -1,0 +1,27 @@
+"""The torchrun engine: the same bytes as one process, with gloo on the CPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from perception.engine.manifest import read_manifest
+
+SCRIPT = Path(__file__).with_name("slow_job.py")
+
+
+def content(out: Path) -> dict[str, bytes]:
+    paths = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_two_ranks_write_the_bytes_of_one_process_and_finish_its_killed_run(tmp_path):
+    local, ranks = tmp_path / "local", tmp_path / "ranks"
+    subprocess.run([sys.executable, SCRIPT, local, "31", "local"], check=True, capture_output=True)
+    subprocess.run([sys.executable, SCRIPT, ranks, "5", "local"], check=True, capture_output=True)
+    (ranks / "manifest.jsonl").rename(ranks / "manifest.rank00007.jsonl")  # as a killed run of 8 ranks leaves it
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
+    done = subprocess.run([*command, ranks, "31", "torchrun"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "26 done, 5 already there, 0 failed" in done.stdout
+    assert content(ranks) == content(local)
+    assert [record["square"] for record in read_manifest(ranks)] == [n * n for n in range(31)]
