@@ -35,7 +35,7 @@ def extract(
     source = inputs if inputs is not None else latents
     assert source is not None
     ids = _noise_ids(source, spec, image_ids)
-    x0 = _latents(backbone, source, is_latent=latents is not None)
+    x0 = _latents(backbone, source, latents is not None, micro_batch)
     if condition is None:
         condition = backbone.condition([spec.prompt])
     rows = [(image, t) for image in range(len(x0)) for t in spec.timesteps]
@@ -66,7 +66,7 @@ def _over_time(parts: list[Tensor] | None, x0: Tensor, spec: FeatureSpec) -> Ten
     return stacked.mean(dim=1) if spec.aggregate == "mean" else stacked.flatten(1, 2)
 
 
-def _latents(backbone: DiffusionBackbone, source: Tensor, is_latent: bool) -> Tensor:
+def _latents(backbone: DiffusionBackbone, source: Tensor, is_latent: bool, micro_batch: int) -> Tensor:
     """Encode images; pass latents on. Told apart by the number of channels unless said."""
     channels = source.shape[1] if source.dim() == 4 else None
     if not is_latent and channels not in (3, backbone.latent_channels):
@@ -76,7 +76,7 @@ def _latents(backbone: DiffusionBackbone, source: Tensor, is_latent: bool) -> Te
         )
     if is_latent or (channels == backbone.latent_channels and channels != 3):
         return source.to(backbone.device)
-    return backbone.encode(source)
+    return torch.cat([backbone.encode(chunk) for chunk in source.split(micro_batch)])
 
 
 def _noise_ids(source: Tensor, spec: FeatureSpec, image_ids: Sequence[str] | None) -> list[str]:

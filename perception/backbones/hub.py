@@ -9,9 +9,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from perception.errors import UserError
 
-_NEEDED = ("model_index.json", "config.json", "*/*.json", "*/*.txt", "*.safetensors")
-# single-file checkpoints at the top, other frameworks, safety checkers
-_UNUSED = ("v1-*", "v2-*", "sd_xl_*", "*non_ema*", "safety_checker/*", "feature_extractor/*", "*openvino*", "*.msgpack")
+_NEEDED = ("*.json", "*/*.txt", "*/*.safetensors", "diffusion_pytorch_model.safetensors")
+_UNUSED = ("*non_ema*", "*openvino*", "safety_checker/*", "feature_extractor/*")
+_HALF = ("*.fp16.*",)  # fetched only where there is nothing else: half precision is a cast away
 
 
 def download(name: str) -> Path:
@@ -21,7 +21,10 @@ def download(name: str) -> Path:
         UserError: when the hub has no such model, it needs a licence to be accepted, or there is no network.
     """
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_NEEDED), ignore_patterns=list(_UNUSED)))
+        path = _snapshot(name, (*_UNUSED, *_HALF))
+        if (path / "model_index.json").is_file() and not any((path / "unet").glob("*.safetensors")):
+            path = _snapshot(name, _UNUSED)
+        return path
     except LocalEntryNotFoundError:
         raise UserError(
             f"{name!r} is neither a local folder nor in the local hub cache, and the hub cannot be reached; "
@@ -32,3 +35,7 @@ def download(name: str) -> Path:
             f"the hub does not give {name!r} ({' '.join(str(error).split())[:200]}); check the name, accept the "
             "model's licence on its page and log in with `hf auth login`, or pass a local folder"
         ) from None
+
+
+def _snapshot(name: str, without: tuple[str, ...]) -> Path:
+    return Path(snapshot_download(name, allow_patterns=list(_NEEDED), ignore_patterns=list(without)))

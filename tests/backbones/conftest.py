@@ -13,8 +13,10 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from perception.backbones import DiffusionBackbone, load_backbone
+from perception.backbones.loading import MINI
 
-KINDS = ("sd1", "sd2_v_prediction", "sdxl", "tiny_autoencoder")
+SHIPPED = ("mini",) if (MINI / "model_index.json").is_file() else ()
+KINDS = ("sd1", "sd2_v_prediction", "sdxl", "tiny_autoencoder", *SHIPPED)
 
 
 def edit_json(path: Path, **changes: object) -> None:
@@ -103,7 +105,7 @@ def make_folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 @pytest.fixture(scope="session", params=KINDS)
 def any_folder(request: pytest.FixtureRequest, make_folder: Callable[[str], Path]) -> Path:
     """A model folder of every kind; read only."""
-    return make_folder(request.param)
+    return MINI if request.param == "mini" else make_folder(request.param)
 
 
 @pytest.fixture(scope="session")

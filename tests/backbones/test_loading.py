@@ -91,6 +91,18 @@ def test_old_attention_names_of_the_autoencoder(folder: Path) -> None:
     torch.testing.assert_close(load(folder).encode(IMAGE), expected)
 
 
+def test_old_names_of_the_text_encoder(folder: Path) -> None:
+    expected = load(folder).condition(["a cat"]).hidden
+
+    def rename(weights: dict[str, torch.Tensor]) -> None:
+        for key in list(weights):
+            weights[f"text_model.{key}"] = weights.pop(key)
+        weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+
+    change_weights(folder / TEXT, rename)
+    torch.testing.assert_close(load(folder).condition(["a cat"]).hidden, expected)
+
+
 def test_fingerprint(folder: Path, tmp_path: Path, edit: Callable[..., None]) -> None:
     first = load(folder).fingerprint
     assert len(first) == 16 and int(first, 16) >= 0

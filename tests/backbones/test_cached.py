@@ -1,0 +1,94 @@
+"""Features behind the store: the same values whether stored or not, and no work done twice."""
+
+import pytest
+import torch
+
+from perception.backbones import FeatureSpec
+from perception.backbones.cached import CachedFeatures
+from perception.data.images import content_hash
+from perception.data.store import TensorStore
+from perception.errors import UserError
+
+SPEC = FeatureSpec(("mid_block", "up_blocks.1", "latent"), (50, 300), noise="per_image", seed=3)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def hashes(images):
+    return [content_hash(image) for image in images]
+
+
+@pytest.fixture
+def calls(tiny_backbone, monkeypatch):
+    """Rows that went through VAE and denoiser."""
+    counts = {"encode": 0, "capture": 0}
+    for name in counts:
+
+        def counted(tensor, *args, name=name, real=getattr(tiny_backbone, name), **kwargs):
+            counts[name] += len(tensor)
+            return real(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(tiny_backbone, name, counted)
+    return counts
+
+
+def test_values_are_those_of_the_backbone(tiny_backbone, images, hashes, tmp_path):
+    cached = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path, dtype=torch.float32))
+    got = cached(images, hashes)
+    with torch.no_grad():
+        expected = tiny_backbone.features(images, SPEC, image_ids=hashes)
+    assert list(got) == list(expected)
+    for tap, value in expected.items():
+        torch.testing.assert_close(got[tap], value, rtol=1e-5, atol=1e-6)
+        assert got[tap].dtype == torch.float32 and not got[tap].requires_grad
+
+
+def test_a_result_does_not_depend_on_what_was_stored_before(tiny_backbone, images, hashes, tmp_path):
+    at_once = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path / "a"))(images, hashes)
+    piecewise = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path / "b"))
+    piecewise(images[2:], hashes[2:])
+    piecewise.store.flush()
+    order = [3, 0, 2, 1]
+    got = piecewise(images[order], [hashes[i] for i in order])
+    for tap, value in at_once.items():
+        # neighbours change float32 sums in the last bit, which can round to the next half
+        torch.testing.assert_close(got[tap], value[order], rtol=2e-3, atol=1e-4)
+    again = piecewise(images[order], [hashes[i] for i in order])
+    assert all(torch.equal(again[tap], got[tap]) for tap in got)
+
+
+def test_the_second_time_nothing_runs_and_other_taps_share_latents(tiny_backbone, images, hashes, tmp_path, calls):
+    store = TensorStore(tmp_path)
+    cached = CachedFeatures(tiny_backbone, SPEC, store)
+    assert cached.lookup(hashes) is None
+    first = cached(images, hashes)
+    assert calls == {"encode": 4, "capture": 8}
+    second = cached(images, hashes)
+    assert calls == {"encode": 4, "capture": 8} and all(torch.equal(first[tap], second[tap]) for tap in first)
+    found = cached.lookup(hashes)
+    assert found is not None and all(torch.equal(first[tap], found[tap]) for tap in first)
+    CachedFeatures(tiny_backbone, FeatureSpec(("mid_block",)), store)(images, hashes)
+    assert calls == {"encode": 4, "capture": 12}
+
+
+def test_only_missing_images_are_computed(tiny_backbone, images, hashes, tmp_path, calls):
+    cached = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path))
+    cached(images[:3], hashes[:3])
+    cached(images, hashes)
+    assert calls == {"encode": 4, "capture": 8}
+
+
+def test_mistakes_are_one_sentence(tiny_backbone, images, hashes, tmp_path):
+    store = TensorStore(tmp_path)
+    with pytest.raises(UserError, match="unknown tap 'up_block'; the nearest taps"):
+        CachedFeatures(tiny_backbone, FeatureSpec(("up_block",)), store)
+    with pytest.raises(UserError, match="1000"):
+        CachedFeatures(tiny_backbone, FeatureSpec(("mid_block",), (1000,)), store)
+    with pytest.raises(UserError, match="4 images came with 3 hashes"):
+        CachedFeatures(tiny_backbone, SPEC, store)(images, hashes[:3])
+    with pytest.raises(UserError, match="read-only"):
+        CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path, read_only=True))(images, hashes)
