@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the work dir")
     parser.add_argument("--amp", action="store_true", help="mixed precision")
+    parser.add_argument("--ema", type=float, metavar="MOMENTUM", help="validate and export averaged weights, e.g. 0.01")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         from perception.engine.training.config import Overrides
 
         overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
-        train(args.config, overrides, resume=args.resume, amp=args.amp)
+        train(args.config, overrides, resume=args.resume, amp=args.amp, ema=args.ema)
     except UserError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

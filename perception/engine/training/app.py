@@ -28,7 +28,9 @@ from perception.metrics.confusion import format_report
 _HOOKS = [{"type": f"perception.{name}"} for name in ("MetricsFile", "WholeCheckpoints", "FlushStore")]
 
 
-def train(config_file: Path, overrides: Overrides, *, resume: bool = False, amp: bool = False) -> Path:
+def train(
+    config_file: Path, overrides: Overrides, *, resume: bool = False, amp: bool = False, ema: float | None = None
+) -> Path:
     """Train, validate, and export the best checkpoint.
 
     Args:
@@ -36,6 +38,7 @@ def train(config_file: Path, overrides: Overrides, *, resume: bool = False, amp:
         overrides: from the command line.
         resume: continue from the newest checkpoint of the work directory; a finished run is only exported again.
         amp: mixed precision.
+        ema: momentum of an exponential moving average of the weights, which is then what is validated and exported.
 
     Returns: WORK_DIR/model, the artifact folder. WORK_DIR/metrics.json holds every validation.
     Raises:
@@ -43,13 +46,14 @@ def train(config_file: Path, overrides: Overrides, *, resume: bool = False, amp:
     """
     config = load_config(config_file, overrides)
     _check_work_dir(Path(config.work_dir), resume)
-    preflight(config, ("train_dataloader", "val_dataloader"))
-    complete_model(config)
     config.resume = resume
-    config.custom_hooks = [*(config.get("custom_hooks") or []), *_HOOKS]
+    average = [] if ema is None else [{"type": "EMAHook", "momentum": ema}]
+    config.custom_hooks = [*(config.get("custom_hooks") or []), *_HOOKS, *average]
     if amp:
         use_mixed_precision(config)
     distribute(config)
+    preflight(config, ("train_dataloader", "val_dataloader"))
+    complete_model(config)
     runner = Runner.from_cfg(config)
     with _guarded(runner):
         runner.train()

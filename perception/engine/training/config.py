@@ -117,10 +117,8 @@ def _takes_data_root(node: dict[str, Any]) -> bool:
 
 
 def _datasets(loader: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The data set of a loader config and those nested inside it."""
-    node = loader.get("dataset")
-    nodes = node if isinstance(node, (list, tuple)) else [node]
-    for inner in nodes:
+    """The data set of a loader config and those nested inside it (views, repeats, concatenations)."""
+    for inner in (loader.get("dataset"), *(loader.get("datasets") or [])):
         if isinstance(inner, dict):
             yield inner
             yield from _datasets(inner)

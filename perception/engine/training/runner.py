@@ -11,6 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from perception.errors import UserError
+
 # What mmengine writes at the start of a run and nobody reads: blocks of hundreds of lines, warnings about itself.
 _LOG_FILE_ONLY = (
     *("\n----", "Config:\n", "Hooks will be executed", "Distributed training is not used", "Checkpoints will be"),
@@ -35,15 +37,24 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 
 def distribute(config: Config) -> None:
-    """Settings for one process or, under torchrun, for many: launcher and backend (gloo without a GPU), in place."""
-    if "RANK" in os.environ:
-        config.launcher = "pytorch"
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        config.merge_from_dict({"env_cfg": {"dist_cfg": {"backend": backend}}})
+    """Under torchrun: many processes, with NCCL on GPUs and gloo on CPUs, in place; else nothing.
+
+    mmengine knows distributed training on accelerators alone: it asks CUDA for a device and hands DDP its number. So
+    on CPUs the process group is opened here, which the Runner respects, and DDP gets no device.
+    """
+    if "RANK" not in os.environ:
+        return
+    config.launcher = "pytorch"
+    if torch.cuda.is_available():
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+    config.model_wrapper_cfg = on_cpu | dict(config.get("model_wrapper_cfg") or {})
 
 
 def use_mixed_precision(config: Config) -> None:
-    """Switch the optimizer wrapper to AMP with dynamic loss scaling on a GPU, bfloat16 autocast on a CPU, in place."""
-    config.optim_wrapper.type = "AmpOptimWrapper"
+    """Switch the optimizer wrapper to automatic mixed precision with dynamic loss scaling, in place."""
     if not torch.cuda.is_available():
-        config.optim_wrapper.dtype = "bfloat16"
+        raise UserError("--amp needs a CUDA GPU, and there is none; leave it out")
+    config.optim_wrapper.type = "AmpOptimWrapper"

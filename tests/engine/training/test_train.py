@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from perception.engine.training.artifact import SegmentationModel
 from perception.engine.training.frozen import shared_backbone
@@ -93,6 +94,24 @@ def test_weights_decide_the_result(run, camvid_folder, small, tmp_path):
     assert config["model"]["backbone"]["random_init_seed"] == 0
     backbone = shared_backbone(config["model"]["backbone"]["name"], "float32", 0, None)
     assert config["backbone_fingerprint"] == backbone.fingerprint
+
+
+def test_accumulation_and_averaged_weights(run):
+    """Gradient accumulation and EMA come from mmengine; the average is what is exported."""
+    options = ("train_cfg.max_epochs=1", "optim_wrapper.accumulative_counts=2")
+    status, work_dir = run(*options, name="ema", extra=["--ema", "0.5"])
+    assert status == 0
+    state = torch.load(next(work_dir.glob("epoch_1.pth")), weights_only=False)
+    averaged, last = state["state_dict"], state["ema_state_dict"]
+    assert any(not torch.equal(averaged[k], last[f"module.{k}"]) for k in averaged)
+    exported = load_file(work_dir / "model" / "model.safetensors")
+    assert all(torch.equal(exported[f"segmentor.{k}"], value) for k, value in averaged.items())
+
+
+def test_mixed_precision_needs_a_gpu(run, capfd, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(extra=["--amp"])[0] == 2
+    assert "--amp needs a CUDA GPU, and there is none; leave it out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
