@@ -43,9 +43,13 @@ def run(args: argparse.Namespace) -> int:
 def byte_count(text: str) -> int:
     """An argparse type: '500M', '20G' or plain bytes; decimal units."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if unit not in _UNITS:
+    try:
+        count = int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError, KeyError):
+        count = -1
+    if count < 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of bytes such as 500M or 20G")
-    return int(float(number) * _UNITS[unit])
+    return count
 
 
 def _show_verify(report: VerifyReport, root: Path) -> int:
