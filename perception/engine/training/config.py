@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ class Overrides:
     options: Sequence[str] = ()  # "a.b.c=value"
     data_root: str | None = None  # replaces data_root of every data set
     work_dir: str | None = None  # default: runs/<name of the config>
-    extra: dict[str, Any] = field(default_factory=dict)  # further paths and values, set last
 
 
 def load_config(path: str | Path, overrides: Overrides | None = None) -> Config:
@@ -53,9 +52,7 @@ def load_config(path: str | Path, overrides: Overrides | None = None) -> Config:
     if overrides.data_root is not None:
         _set_data_root(plain, overrides.data_root)
     plain["work_dir"] = overrides.work_dir or plain.get("work_dir") or str(Path("runs") / path.stem)
-    final = Config(plain, filename=str(path))
-    final.merge_from_dict(overrides.extra)
-    return final
+    return Config(plain, filename=str(path))
 
 
 def complete_model(config: Config) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from perception.data import world
 from perception.data.files import write_atomic
 from perception.data.images import read_image
 from perception.data.segmentation_folder import check_labels, read_labels
@@ -74,13 +76,11 @@ class RenderScene(BaseTransform):
         return _with_labels(_with_image(results, image), labels)
 
     def _scene(self, seed: int, index: int, domain: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        from perception.data.world import render_scene
-
-        path = self.cache and self.cache / f"{domain}-{size[0]}x{size[1]}-{seed}-{index:06d}.npz"
+        path = self.cache and self.cache / _renderer() / f"{domain}-{size[0]}x{size[1]}-{seed}-{index:06d}.npz"
         if path and path.exists():
             with np.load(path) as stored:
                 return stored["image"], stored["labels"]
-        scene = render_scene(seed, index, domain, size)
+        scene = world.render_scene(seed, index, domain, size)
         if path:
             buffer = io.BytesIO()
             np.savez(buffer, image=scene.image, labels=scene.labels)
@@ -137,6 +137,13 @@ class FixedCrop(BaseTransform):
             results[field] = crop(results[field], cv2.INTER_NEAREST, 255)
         results["img_shape"] = self.size
         return _mirrored(results) if rng.random() < self.flip else results
+
+
+@lru_cache
+def _renderer() -> str:
+    """Hash of the renderer's source: scenes of another version of the world are other scenes."""
+    sources = sorted(Path(world.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
 def _generator(seed: int, image_id: str, view: int) -> np.random.Generator:

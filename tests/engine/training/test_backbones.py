@@ -145,6 +145,14 @@ def test_any_mmseg_head_trains_on_the_maps(tiny_sd, parts):
     assert all(g is not None for g in trained)
 
 
+def test_names_are_found_from_mmseg_registries():
+    from mmseg import registry
+
+    assert registry.MODELS.get("perception.DiffusionFeatures") is DiffusionFeatures
+    assert registry.DATASETS.get("perception.CamVid").__name__ == "CamVid"
+    assert registry.TRANSFORMS.get("perception.FixedCrop").__name__ == "FixedCrop"
+
+
 def test_channels_that_no_one_tells():
     model = {
         "backbone": {"type": "ResNet", "depth": 18},

@@ -123,7 +123,7 @@ def test_world_scenes_are_rendered_once(tmp_path):
     first = dataset[1]
     assert first["img"].shape == (64, 64, 3)
     assert first["gt_seg_map"].shape == (64, 64)
-    files = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.rglob("*.npz"))
     assert len(files) == 1
     stamp = files[0].stat().st_mtime_ns
     again = dataset[1]
