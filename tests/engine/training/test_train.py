@@ -87,13 +87,19 @@ def test_train_resume_and_test(run, camvid_folder, small, tiny_sd, tmp_path, cap
     assert report["pixels"] == 2 * 60 * 96
 
 
-def test_weights_decide_the_result(run, camvid_folder, small, tmp_path):
-    """A random-weight control trains under the same config and is another run in store and results."""
+def test_control_run_and_resuming_another_model(run, tmp_path, capfd):
+    """A random-weight control trains under the same config; its checkpoint does not resume a wider head."""
     assert run("model.backbone.random_init_seed=0", "train_cfg.max_epochs=1", name="control")[0] == 0
     config = json.loads((tmp_path / "control" / "model" / "config.json").read_text())
     assert config["model"]["backbone"]["random_init_seed"] == 0
     backbone = shared_backbone(config["model"]["backbone"]["name"], "float32", 0, None)
     assert config["backbone_fingerprint"] == backbone.fingerprint
+
+    wider = ("model.backbone.random_init_seed=0", "model.decode_head.channels=9")
+    assert run(*wider, name="control", extra=["--resume"])[0] == 2
+    error = capfd.readouterr().err
+    assert "the checkpoint does not fit the model of this config" in error
+    assert "decode_head.conv_seg.weight is [11, 8, 1, 1], expected [11, 9, 1, 1]" in error
 
 
 def test_accumulation_and_averaged_weights(run):
