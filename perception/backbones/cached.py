@@ -32,8 +32,7 @@ class CachedFeatures:
         spec: FeatureSpec,
         store: TensorStore,  # open for writing unless it holds everything
     ) -> None:
-        check_taps(spec.taps, backbone.taps)
-        backbone.noise_path.check(torch.tensor(spec.timesteps))
+        check_spec(spec, backbone)
         self.backbone = backbone
         self.spec = spec
         self.store = store
@@ -88,3 +87,9 @@ class CachedFeatures:
             name: torch.stack([entry[name] for entry in entries]).to(self.backbone.device, torch.float32)
             for name in entries[0]
         }
+
+
+def check_spec(spec: FeatureSpec, backbone: DiffusionBackbone) -> None:
+    """Raise UserError for taps that the backbone lacks and timesteps outside its schedule."""
+    check_taps(spec.taps, backbone.taps)
+    backbone.noise_path.check(torch.tensor(spec.timesteps))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.engine.jobs import ENGINES, JobOptions
+from perception.engine.jobs import ENGINES, JobOptions, JobSummary
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,14 +17,18 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
-    """--backbone, --device, --dtype."""
+    """--backbone, --vae, --device, --dtype, --random-init-seed."""
     group = parser.add_argument_group("backbone")
     group.add_argument(
         "--backbone", default="mini", help="'mini', a local diffusers folder, or a hub id (default: mini)"
     )
+    group.add_argument("--vae", help="folder or hub id of another autoencoder (default: the backbone's own)")
     group.add_argument("--device", help="torch device (default: the best one present)")
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of weights and activations (default: float32)"
+    )
+    group.add_argument(
+        "--random-init-seed", type=int, metavar="SEED", help="random weights instead: the control experiment"
     )
 
 
@@ -61,7 +65,20 @@ def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
     """The backbone of parsed arguments; under torchrun each rank takes the GPU of its LOCAL_RANK."""
     from perception.backbones import load_backbone
 
-    return load_backbone(args.backbone, dtype=args.dtype, device=args.device or _local_device())
+    return load_backbone(
+        args.backbone,
+        dtype=args.dtype,
+        device=args.device or _local_device(),
+        random_init_seed=args.random_init_seed,
+        vae=args.vae,
+    )
+
+
+def show_summary(summary: JobSummary) -> int:
+    """Print the summary, once for all ranks; returns the exit status of the job."""
+    if os.environ.get("RANK", "0") == "0":
+        print(summary.render())
+    return summary.exit_code
 
 
 def positive_int(text: str) -> int:

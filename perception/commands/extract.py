@@ -15,12 +15,12 @@ from perception.commands.common import (
     comma_list,
     job_options,
     load_backbone_from,
+    show_summary,
 )
 from perception.errors import UserError
 
 if TYPE_CHECKING:
     from perception.backbones import DiffusionBackbone, FeatureSpec
-    from perception.data.store import TensorStore
     from perception.engine.extraction import FeatureExtractor
     from perception.engine.items import Item
     from perception.engine.plan import CostPlan
@@ -70,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
         print(_plan(args, items, spec).render())
         return 0
     options = job_options(args, commit_seconds=_COMMIT_SECONDS)
-    with _store(args) as store:
-        summary = run_job(items, lambda: _extractor(args, spec, store), options)
-    print(summary.render())
-    return summary.exit_code
+    return show_summary(run_job(items, lambda: _extractor(args, spec), options))
 
 
 def size_pair(text: str) -> tuple[int, int]:
@@ -92,18 +89,13 @@ def tap_table(backbone: DiffusionBackbone) -> str:
     return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>8}  {row[3]:>6}" for row in rows)
 
 
-def _store(args: argparse.Namespace) -> TensorStore:
+def _extractor(args: argparse.Namespace, spec: FeatureSpec) -> FeatureExtractor:
     import torch
 
-    from perception.data.store import TensorStore
-
-    return TensorStore(args.store or args.out, dtype=getattr(torch, args.store_dtype))
-
-
-def _extractor(args: argparse.Namespace, spec: FeatureSpec, store: TensorStore) -> FeatureExtractor:
     from perception.engine.extraction import FeatureExtractor
 
-    return FeatureExtractor(load_backbone_from(args), spec, store, args.size, args.fit)
+    backbone, store_dtype = load_backbone_from(args), getattr(torch, args.store_dtype)
+    return FeatureExtractor(backbone, spec, args.store or args.out, store_dtype, args.size, args.fit)
 
 
 def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) -> CostPlan:

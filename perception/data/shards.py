@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -22,7 +22,7 @@ SUFFIX = ".safetensors"
 _METADATA = "perception"
 _PREFIX_BYTES = 8  # little-endian length of the JSON header
 _MAX_HEADER = 100_000_000  # bytes, the limit of the format
-Index = dict[str, list[str]]  # key -> tensor names
+Index = dict[str, tuple[str, ...]]  # key -> tensor names; equal tuples are one object
 
 
 class DamagedShardError(Exception):
@@ -31,7 +31,7 @@ class DamagedShardError(Exception):
 
 def write_shard(folder: Path, entries: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[str, Index]:
     """Write the entries as one shard; return its name and its index. Equal entries give equal bytes and names."""
-    index = {key: list(tensors) for key, tensors in entries.items()}
+    index = _shared({key: tuple(tensors) for key, tensors in entries.items()})
     flat = {f"{key}/{i}": tensor for key, tensors in entries.items() for i, tensor in enumerate(tensors.values())}
     content = safetensors.torch.save(flat, {_METADATA: json.dumps({"index": index})})
     name = hashlib.sha256(content).hexdigest() + SUFFIX
@@ -50,9 +50,9 @@ def read_index(path: Path) -> Index:
         raw = file.read(length)
     try:
         header = json.loads(raw)
-        index = json.loads(header.pop("__metadata__")[_METADATA])["index"]
+        index = _shared(json.loads(header.pop("__metadata__")[_METADATA])["index"])
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedShardError("its header is not that of a tensor store") from error
     size, expected = path.stat().st_size, _PREFIX_BYTES + length + end
     if size != expected:
@@ -69,13 +69,18 @@ def check_shard(path: Path) -> None:
 class ShardReader:
     """An open, memory-mapped shard; `read` copies one key's tensors and touches no other bytes."""
 
-    def __init__(self, path: Path, index: Index) -> None:
+    def __init__(self, path: Path) -> None:
         try:
             self._file = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise DamagedShardError(str(error)) from error
-        self._index = index
 
-    def read(self, key: str) -> dict[str, torch.Tensor]:
-        """The tensors of `key`, by name and in the order in which they were put."""
-        return {name: self._file.get_tensor(f"{key}/{i}").clone() for i, name in enumerate(self._index[key])}
+    def read(self, key: str, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """The tensors of `key`, which are called `names` in the order in which they were put."""
+        return {name: self._file.get_tensor(f"{key}/{i}").clone() for i, name in enumerate(names)}
+
+
+def _shared(index: Mapping[str, Sequence[str]]) -> Index:
+    """Most entries of a shard have the same names: keep them once."""
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    return {key: known.setdefault(tuple(names), tuple(names)) for key, names in index.items()}

@@ -65,8 +65,8 @@ class TensorStore:
         self._lock = threading.RLock()
         self._pending: dict[str, dict[str, torch.Tensor]] = {}
         self._pending_bytes = 0
-        self._shards: dict[str, Index] = {}  # shard name -> its index
-        self._where: dict[str, str] = {}  # key -> shard name
+        self._shards: set[str] = set()  # names of the shards that were read
+        self._where: dict[str, tuple[str, tuple[str, ...]]] = {}  # key -> shard name, tensor names
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()  # least recently used first
         _open_stores.add(self)
         self._scanned: int | None = None  # mtime [ns] of the shard folder at the last scan that can be trusted
@@ -83,13 +83,13 @@ class TensorStore:
                 return {name: tensor.clone() for name, tensor in self._pending[key].items()}
             if key not in self._where:
                 self._refresh()
-            name = self._where.get(key)
-            if name is None:
+            if key not in self._where:
                 return None
+            shard, names = self._where[key]
             try:
-                return self._reader(name).read(key)
-            except FileNotFoundError:  # collected by another process; the key may have moved to a newer shard
-                self._forget(name)
+                return self._reader(shard).read(key, names)
+            except FileNotFoundError:  # collected by another process; the key may be in another shard
+                self._forget()
                 return self.get(key)
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -150,8 +150,7 @@ class TensorStore:
         self._writable()
         self.flush()
         report = collect_garbage(self.root, max_bytes, check=check, dry_run=dry_run)
-        for name in report.deleted_shards if not dry_run else ():
-            self._forget(name)
+        self._forget()
         return report
 
     def stat(self) -> dict[str, int | str | None]:
@@ -195,25 +194,21 @@ class TensorStore:
             raise _damaged(path, error) from error
 
     def _add(self, name: str, index: Index) -> None:
-        self._shards[name] = index
-        for key in index:
-            self._where[key] = name
+        self._shards.add(name)
+        places = {names: (name, names) for names in index.values()}
+        self._where.update((key, places[names]) for key, names in index.items())
 
-    def _forget(self, name: str) -> None:
-        self._readers.pop(name, None)
-        self._scanned = None
-        for key in self._shards.pop(name, {}):
-            if self._where.get(key) == name:
-                del self._where[key]
-        for other, index in self._shards.items():
-            self._where.update({key: other for key in index if key not in self._where})
+    def _forget(self) -> None:
+        """Shards were deleted: read the folder anew at the next look."""
+        self._shards, self._where, self._scanned = set(), {}, None
+        self._readers.clear()
 
     def _reader(self, name: str) -> ShardReader:
         if name in self._readers:
             self._readers.move_to_end(name)
             return self._readers[name]
         try:
-            reader = ShardReader(self.shard_folder / name, self._shards[name])
+            reader = ShardReader(self.shard_folder / name)
         except DamagedShardError as error:
             raise _damaged(self.shard_folder / name, error) from error
         self._readers[name] = reader

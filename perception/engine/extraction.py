@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
-from perception.backbones.cached import CachedFeatures
+from perception.backbones.cached import CachedFeatures, check_spec
 from perception.data.images import content_hash, image_tensor, read_image
 from perception.data.store import TensorStore
 from perception.engine.items import Item
@@ -38,7 +39,8 @@ class FeatureExtractor:
         self,
         backbone: DiffusionBackbone,
         spec: FeatureSpec,
-        store: TensorStore,
+        store: Path,  # folder of the store, created if there is none
+        store_dtype: torch.dtype = torch.float16,
         size: int
         | tuple[int, int]
         | None = None,  # pixels, side or (height, width); None: what the model was trained at
@@ -46,9 +48,10 @@ class FeatureExtractor:
     ) -> None:
         self.size = image_size(backbone, size)
         self.fit: Literal["crop", "squash"] = fit
-        self.features = CachedFeatures(backbone, spec, store)
+        check_spec(spec, backbone)  # before a store is created
+        self.features = CachedFeatures(backbone, spec, TensorStore(store, dtype=store_dtype))
         self.options: dict[str, Any] = {**spec.to_json(), "size": list(self.size), "fit": fit}
-        text = json.dumps([backbone.fingerprint, str(store.dtype), self.options], sort_keys=True)
+        text = json.dumps([backbone.fingerprint, str(store_dtype), self.options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prepare(self, item: Item) -> Sample:

@@ -31,11 +31,10 @@ from perception.engine.manifest import (
     part_path,
 )
 from perception.engine.progress import progress_bar
-from perception.engine.worker import MicroBatcher, Prepared, prefetch, prepare
+from perception.engine.worker import TOO_LARGE, MicroBatcher, Prepared, prefetch, prepare
 from perception.errors import UserError
 
 _KEPT_REASONS = 5
-_TOO_LARGE = "It does not fit into memory even alone; choose a smaller --size or another --device."
 
 
 def run_job(items: Iterable[Item], build: Callable[[], Predictor], options: JobOptions) -> JobSummary:
@@ -122,7 +121,7 @@ class _Share:
         outcomes = self._micro_batches([entry.sample for entry in batch])
         for entry, outcome in zip(batch, outcomes, strict=True):
             if outcome is None:
-                self._fail(entry, _TOO_LARGE)
+                self._fail(entry, TOO_LARGE)
             else:
                 self._finish(entry, outcome)
         if time.monotonic() - self._committed >= self._options.commit_seconds:

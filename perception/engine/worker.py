@@ -15,6 +15,7 @@ from perception.engine.items import Item
 from perception.engine.jobs import Outcome, Predictor
 from perception.errors import UserError
 
+TOO_LARGE = "It does not fit into memory even alone; choose a smaller --size or another --device."
 _MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA and MPS; CPU allocators
 
 
@@ -39,6 +40,8 @@ def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | No
         return Prepared(item, digest, sample=predictor.prepare(item))
     except UserError as error:
         return Prepared(item, digest, reason=str(error))
+    except MemoryError:
+        return Prepared(item, digest, reason=TOO_LARGE)
     except OSError as error:
         return Prepared(item, digest, reason=f"{item.path} cannot be read ({error.strerror}); check the file.")
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_get_reads_only_its_own_bytes(tmp_path, monkeypatch):
     filled(tmp_path, *"abcdefgh")
     asked = []
     read = ShardReader.read
-    monkeypatch.setattr(ShardReader, "read", lambda self, key: asked.append(key) or read(self, key))
+    monkeypatch.setattr(ShardReader, "read", lambda self, key, names: asked.append(key) or read(self, key, names))
     monkeypatch.setattr("safetensors.torch.load_file", None)
     assert TensorStore(tmp_path, read_only=True).get("c")["latent"][0] == -2 and asked == ["c"]
 
@@ -274,6 +275,16 @@ def test_stat_counts(tmp_path):
         "bytes": size,
         "damaged": 0,
     }
+
+
+def test_the_index_is_small(tmp_path):
+    filled(tmp_path, *(feature_key(str(number), "backbone", {}) for number in range(5000)))
+    tracemalloc.start()
+    store = TensorStore(tmp_path, read_only=True)
+    assert len(store) == 5000
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert used < 5000 * 300  # bytes; the keys themselves take 113 each
 
 
 def test_the_key_depends_on_image_backbone_and_spec_alone():

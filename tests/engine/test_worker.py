@@ -102,3 +102,9 @@ def test_prepare_hashes_skips_and_explains(tmp_path):
 
     predictor.prepare = refuse
     assert prepare(predictor, item, lambda *asked: False) == Prepared(item, digest, reason="It is blue.")
+
+    def explode(item):
+        raise MemoryError
+
+    predictor.prepare = explode
+    assert "does not fit into memory even alone" in prepare(predictor, item, lambda *asked: False).reason
