@@ -27,7 +27,7 @@ class AutoencoderTraining:
     batch_size: int = 16
     crop: int = 64  # pixels; convolutions carry over to the full picture
     peak_lr: float = 2e-3
-    kl_weight: float = 2e-6  # of the KL term summed over the latent, against the mean squared error per pixel
+    kl_weight: float = 2e-7  # of the KL term summed over the latent, against the mean squared error per pixel
     seed: int = 0
     checkpoint_minutes: float = 3.0
 
@@ -54,7 +54,7 @@ def train_autoencoder(
 ) -> AutoencoderKL:
     """Train until `options.steps`, resuming from `folder/autoencoder.pt`; returns the averaged weights."""
     model = build_autoencoder().to(device)
-    average = AveragedWeights(model)
+    average = AveragedWeights(model, decay=0.995)
     optimizer = torch.optim.AdamW(model.parameters(), options.peak_lr, weight_decay=1e-4)
     path, step, saved = folder / "autoencoder.pt", 0, time.monotonic()
     state = load_checkpoint(path)

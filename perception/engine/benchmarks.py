@@ -1,0 +1,138 @@
+"""What makes this toolkit fast, as ratios measured in one run: a plain path against the shortcut that replaces it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from perception.backbones import DiffusionBackbone, FeatureSpec
+from perception.backbones.spec import sample_noise
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison; a ratio is the shortcut over the plain path, smaller is better."""
+
+    name: str
+    plain_seconds: float  # median of the repeats
+    fast_seconds: float
+    time_ratio: float  # median of the ratios of neighbouring runs
+    flop_ratio: float
+    evaluations: int  # denoiser rows of either path
+    difference: float  # largest difference of the results over their largest value
+
+    def render(self) -> str:
+        """One line of the printed table."""
+        return (
+            f"{self.name:<44} {self.plain_seconds * 1e3:9.1f} {self.fast_seconds * 1e3:9.1f} {self.time_ratio:8.3f}"
+            f" {self.flop_ratio:8.3f} {self.evaluations:6d} {self.difference:10.1e}"
+        )
+
+
+HEADER = f"{'':<44} {'plain ms':>9} {'fast ms':>9} {'ratio':>8} {'FLOPs':>8} {'evals':>6} {'difference':>10}"
+
+
+def compare(
+    name: str,
+    plain: Callable[[], Tensor],
+    fast: Callable[[], Tensor],
+    device: torch.device,
+    evaluations: int,
+    repeats: int = 7,
+) -> Row:
+    """Run both paths in turns, so that a noisy machine disturbs both alike, and compare time, FLOPs and results."""
+    expected, got = plain(), fast()
+    seconds = [(_timed(plain, device), _timed(fast, device)) for _ in range(repeats)]
+    return Row(
+        name=name,
+        plain_seconds=statistics.median(pair[0] for pair in seconds),
+        fast_seconds=statistics.median(pair[1] for pair in seconds),
+        time_ratio=statistics.median(pair[1] / pair[0] for pair in seconds),
+        flop_ratio=_flops(fast) / max(_flops(plain), 1),
+        evaluations=evaluations,
+        difference=float((expected - got).abs().max() / expected.abs().max()),
+    )
+
+
+def early_stop(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
+    """Features of up block 1: the whole denoiser with a hook, against leaving it after the tap."""
+    latents, noise, condition = _inputs(backbone, size, batch)
+    x_t = backbone.noise(latents, 50, noise)
+
+    def run(stop: bool) -> Callable[[], Tensor]:
+        return lambda: backbone.capture(x_t, 50, condition, ["up_blocks.1"], stop=stop)["up_blocks.1"]
+
+    return compare("up block 1: whole UNet -> early stop", run(False), run(True), backbone.device, batch)
+
+
+def timesteps_in_one_call(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
+    """Four timesteps of a few images: one call each, against all timesteps x images in one call."""
+    latents, _, _ = _inputs(backbone, size, batch)
+    steps = (50, 150, 300, 500)
+
+    def spec(timesteps: tuple[int, ...]) -> FeatureSpec:
+        return FeatureSpec(taps=("up_blocks.1",), timesteps=timesteps)
+
+    def one_by_one() -> Tensor:
+        maps = [backbone.features(latents=latents, spec=spec((step,)))["up_blocks.1"] for step in steps]
+        return torch.cat(maps, dim=1)
+
+    def together() -> Tensor:
+        return backbone.features(latents=latents, spec=spec(steps), micro_batch=4 * batch)["up_blocks.1"]
+
+    return compare("4 timesteps: one by one -> one call", one_by_one, together, backbone.device, 4 * batch)
+
+
+def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, samples: int = 6) -> Row:
+    """The work of a zero-shot classifier on one image: plain batches, against shared prefix and cached text.
+
+    Keys and values of the text are computed once for all samples (t, noise), the text-free prefix once per sample.
+    """
+    latents, noise, _ = _inputs(backbone, size, samples)
+    steps = [100 + 800 * number // samples for number in range(samples)]
+    batches = [
+        backbone.noise(latents[:1], t, eps).expand(candidates, -1, -1, -1) for t, eps in zip(steps, noise, strict=True)
+    ]
+    condition = backbone.condition([f"a photo of a thing number {number}." for number in range(candidates)])
+
+    def plain() -> Tensor:
+        return torch.stack([backbone.denoise(x_t, t, condition).raw for x_t, t in zip(batches, steps, strict=True)])
+
+    def shared() -> Tensor:
+        with backbone.cached_text(), backbone.shared_prefix(candidates):
+            return plain()
+
+    name = f"{candidates} candidates: plain -> shared prefix, cached K/V"
+    return compare(name, plain, shared, backbone.device, candidates * samples)
+
+
+def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:
+    """Latents and noise [batch, C, size/8, size/8] of a fixed seed, and the empty prompt."""
+    cells = size // backbone.latent_stride
+    shape = (backbone.latent_channels, cells, cells)
+    latents = torch.stack([sample_noise(0, f"image {row}", 0, shape) for row in range(batch)]).to(backbone.device)
+    noise = torch.stack([sample_noise(1, f"image {row}", 0, shape) for row in range(batch)]).to(backbone.device)
+    return latents, noise, backbone.condition([""])
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _flops(call: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())

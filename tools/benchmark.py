@@ -1,0 +1,62 @@
+"""Measure what the shortcuts save, as ratios of neighbouring runs on this machine.
+
+python tools/benchmark.py
+python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --device cuda --dtype bfloat16
+python tools/benchmark.py --rows early_stop shared_candidates
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+ROWS = ("early_stop", "timesteps", "shared_candidates", "epochs")
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "fpn" / "fpn_mini_world.py"
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="mini", help="mini, a local folder or a hub id (default %(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="image side in pixels (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images per batch (default %(default)s)")
+    parser.add_argument("--candidates", type=int, default=10, help="prompts per image (default %(default)s)")
+    parser.add_argument(
+        "--scenes", type=int, default=96, help="training scenes of the epochs row (default %(default)s)"
+    )
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps (default: the best there is)")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="what to measure (default: all)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print one line per comparison."""
+    args = parse(argv)
+    import torch
+
+    from perception.backbones import load_backbone
+    from perception.engine import benchmarks
+
+    backbone = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
+    print(f"{args.backbone}, {args.size} px, {backbone.device}, {args.dtype}, {torch.get_num_threads()} CPU threads")
+    print(benchmarks.HEADER)
+    with torch.inference_mode():
+        if "early_stop" in args.rows:
+            print(benchmarks.early_stop(backbone, args.size, args.batch).render(), flush=True)
+        if "timesteps" in args.rows:
+            print(benchmarks.timesteps_in_one_call(backbone, args.size, 2).render(), flush=True)
+        if "shared_candidates" in args.rows:
+            print(benchmarks.shared_candidates(backbone, args.size, args.candidates).render(), flush=True)
+    if "epochs" in args.rows:
+        from perception.engine.training.epochs import epoch_seconds
+
+        first, second = epoch_seconds(CONFIG, args.backbone, args.scenes)
+        print(
+            f"training epoch, {args.scenes} scenes: first {first:.2f} s, second {second:.2f} s, {first / second:.1f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()
