@@ -1,7 +1,7 @@
 """Measure what the shortcuts save, as ratios of neighbouring runs on this machine.
 
 python tools/benchmark.py
-python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --device cuda --dtype bfloat16
+python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
 """
 

@@ -76,7 +76,7 @@ def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
 
 def show_summary(summary: JobSummary) -> int:
     """Print the summary, once for all ranks; returns the exit status of the job."""
-    if os.environ.get("RANK", "0") == "0":
+    if summary.rank == 0:
         print(summary.render())
     return summary.exit_code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -18,18 +19,23 @@ COMMANDS = {
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
 }
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status (2: bad input, 130: interrupted)."""
+    """Run one command; returns its exit status (2: bad input, 130: interrupted, 141: nobody reads)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         return _complain(str(error), USAGE_ERROR)
     except KeyboardInterrupt:
         return _complain("interrupted; run the same command again to resume.", INTERRUPTED)
+    except BrokenPipeError:  # `perception ... | head`; Python's flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -74,11 +74,12 @@ class JobSummary:
     seconds: float
     manifest: Path
     reasons: tuple[str, ...] = ()  # "<id>: <sentence>" of the first failures
+    rank: int = 0  # of the process that holds this summary
 
     @property
     def exit_code(self) -> int:
-        """0 when every item has a result, else 1."""
-        return 1 if self.failed else 0
+        """1 on rank 0 when an item failed, else 0: torchrun ends all ranks at the first status that is not 0."""
+        return 1 if self.failed and self.rank == 0 else 0
 
     def render(self) -> str:
         """One line of counts, then one per failure kept."""

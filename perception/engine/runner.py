@@ -57,7 +57,7 @@ def run_job(items: Iterable[Item], build: Callable[[], Predictor], options: JobO
     done, failed, skipped = (sum(column) for column in zip(*(row[:3] for row in counts), strict=True))
     reasons = tuple(reason for row in counts for reason in row[3])[:_KEPT_REASONS]
     seconds = time.monotonic() - started
-    return JobSummary(len(items), done, failed, skipped, seconds, manifest_path(options.out), reasons)
+    return JobSummary(len(items), done, failed, skipped, seconds, manifest_path(options.out), reasons, group.rank)
 
 
 def _run(items: Sequence[Item], predictor: Predictor, options: JobOptions, group: Group) -> list[tuple]:
@@ -73,6 +73,7 @@ def _run(items: Sequence[Item], predictor: Predictor, options: JobOptions, group
     counts = group.gather((share.done, share.failed, share.skipped, share.reasons))
     if group.rank == 0:
         merge_parts(options.out, items)
+    group.gather(None)  # no rank leaves before the manifest is whole
     return counts
 
 

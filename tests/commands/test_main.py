@@ -57,6 +57,14 @@ def test_help_is_fast_and_without_torch(arguments):
     assert sum(os.times()[:4]) - started < 0.5  # CPU seconds, so that a busy machine does not matter
 
 
+def test_a_reader_that_leaves_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "perception.commands.main"], stdout=-1, stderr=-1, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141
+
+
 def test_mistakes_in_the_command_line(capsys):
     assert main(["extrat"]) == 2
     assert capsys.readouterr().err == "perception: Unknown command 'extrat'; did you mean 'extract'?\n"

@@ -5,14 +5,17 @@ import time
 from pathlib import Path
 
 from perception.engine import Item, JobOptions, Outcome, run_job
+from perception.errors import UserError
 
 
 class Slow:
-    """Writes one file per item, 4 ms each."""
+    """Writes one file per item, 4 ms each; items whose number ends with 13 fail."""
 
     fingerprint = "slow"
 
     def prepare(self, item: Item) -> int:
+        if item.id.endswith("13"):
+            raise UserError("It is unlucky.")
         return int(item.id)
 
     def __call__(self, batch: list[int]) -> list[Outcome]:
@@ -23,4 +26,7 @@ class Slow:
 if __name__ == "__main__":
     out, count, engine = sys.argv[1:]
     items = [Item(id=f"{number:04d}") for number in range(int(count))]
-    print(run_job(items, Slow, JobOptions(Path(out), batch_size=4, engine=engine, progress=False)).render())
+    summary = run_job(items, Slow, JobOptions(Path(out), batch_size=4, engine=engine, progress=False))
+    if summary.rank == 0:
+        print(summary.render())
+    sys.exit(summary.exit_code)

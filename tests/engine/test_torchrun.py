@@ -16,12 +16,12 @@ def content(out: Path) -> dict[str, bytes]:
 
 def test_two_ranks_write_the_bytes_of_one_process_and_finish_its_killed_run(tmp_path):
     local, ranks = tmp_path / "local", tmp_path / "ranks"
-    subprocess.run([sys.executable, SCRIPT, local, "31", "local"], check=True, capture_output=True)
+    subprocess.run([sys.executable, SCRIPT, local, "31", "local"], check=False, capture_output=True)
     subprocess.run([sys.executable, SCRIPT, ranks, "5", "local"], check=True, capture_output=True)
     (ranks / "manifest.jsonl").rename(ranks / "manifest.rank00007.jsonl")  # as a killed run of 8 ranks leaves it
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
     done = subprocess.run([*command, ranks, "31", "torchrun"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "26 done, 5 already there, 0 failed" in done.stdout
+    assert done.returncode == 1, done.stderr  # item 13 fails; rank 0 alone says so, after the merge
+    assert "25 done, 5 already there, 1 failed" in done.stdout and done.stdout.count("already") == 1
     assert content(ranks) == content(local)
-    assert [record["square"] for record in read_manifest(ranks)] == [n * n for n in range(31)]
+    assert [record.get("square") for record in read_manifest(ranks)] == [None if n == 13 else n * n for n in range(31)]
