@@ -1,4 +1,4 @@
-"""CamVid at 320 x 448 for training, evaluated at 360 x 480; two fixed views (plain, mirrored).
+"""CamVid at 320 x 448, evaluated at the original 360 x 480; `train_dataloader.dataset.views=2` adds mirror images.
 
 Data: PERCEPTION_CAMVID, --data-root, or data/camvid, in it images/<split>/<stem>.jpg and
 annotations/<split>/<stem>.png (0..10, 255 = ignore) for train, val and test; configs/README.md says where to get them.
@@ -28,7 +28,7 @@ train_dataloader = {
     "sampler": {"type": DefaultSampler, "shuffle": True},
     "dataset": {
         "type": FixedViews,
-        "views": 2,
+        "views": 1,
         "dataset": {"type": CamVid, "data_root": _root, "split": "train", "pipeline": _train},
     },
 }
@@ -47,6 +47,6 @@ test_dataloader = {
 }
 val_evaluator = {"type": SegmentationIoU}
 test_evaluator = {"type": SegmentationIoU}
-train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 8, "val_interval": 2}
+train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 10, "val_interval": 5}
 val_cfg = {"type": ValLoop}
 test_cfg = {"type": TestLoop}

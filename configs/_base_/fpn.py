@@ -1,4 +1,4 @@
-"""Semantic FPN (Kirillov et al. 2019) of 64 channels on four taps of the frozen `mini`.
+"""Semantic FPN (Kirillov et al. 2019) of 64 channels on five taps of the frozen `mini`: the latent and the up blocks.
 
 `in_channels` and `feature_strides` are filled in from the taps. Batch norm behind each convolution of the neck evens
 out the very different scales of the taps.
@@ -24,17 +24,17 @@ model = {
     "backbone": {
         "type": DiffusionFeatures,
         "name": "mini",
-        "taps": ["up_blocks.3", "up_blocks.2", "up_blocks.1", "up_blocks.0"],
+        "taps": ["latent", "up_blocks.3", "up_blocks.2", "up_blocks.1", "up_blocks.0"],  # strides 8, 8, 8, 16, 32
         "timesteps": [50],
         "noise": "shared",
         "dtype": "float32",
         "random_init_seed": None,
         "store": "runs/store",
     },
-    "neck": {"type": FPN, "out_channels": 64, "num_outs": 4, "norm_cfg": _norm},
+    "neck": {"type": FPN, "out_channels": 64, "num_outs": 5, "norm_cfg": _norm},
     "decode_head": {
         "type": FPNHead,
-        "in_index": [0, 1, 2, 3],
+        "in_index": [0, 1, 2, 3, 4],
         "channels": 64,
         "num_classes": 19,
         "dropout_ratio": 0.1,

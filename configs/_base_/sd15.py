@@ -17,5 +17,5 @@ model["backbone"].update(
         "dtype": "bfloat16",
     }
 )
-model["neck"].update({"out_channels": 256})
-model["decode_head"].update({"channels": 256})
+model["neck"].update({"out_channels": 256, "num_outs": 4})
+model["decode_head"].update({"channels": 256, "in_index": [0, 1, 2, 3]})

@@ -12,3 +12,5 @@ with read_base():
     from .._base_.fpn import *
     from .._base_.runtime import *
     from .._base_.world import *
+
+optim_wrapper["optimizer"].update({"lr": 4e-3})

@@ -23,3 +23,5 @@ model["backbone"] = {
     "pretrained": False,
     "out_indices": (1, 2, 3, 4),  # strides 4, 8, 16, 32
 }
+model["neck"].update({"num_outs": 4})
+model["decode_head"].update({"in_index": [0, 1, 2, 3]})

@@ -30,5 +30,3 @@ PALETTE = (
     (64, 64, 0),
     (0, 128, 192),
 )
-# Share of the labelled training pixels in percent, for class-balanced losses.
-TRAIN_SHARE = (16.845, 23.259, 0.983, 31.658, 4.486, 9.724, 1.173, 1.127, 5.866, 0.639, 0.292)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import Any
 
 import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from torch import nn
 
 from perception.errors import UserError
 
@@ -30,6 +32,12 @@ class Runner(mmengine.runner.Runner):
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_worth_reading)
         return logger
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        """mmengine's, without the advice of mmseg's cross-entropy, which is wrong for a loss with class weights."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"[\s\S]*avg_non_ignore")
+            return super().build_model(model)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:

@@ -36,6 +36,7 @@ def small(tiny_sd, tmp_path):
         "model.backbone.store": tmp_path / "store",
         "model.neck.out_channels": 8,
         "model.decode_head.channels": 8,
+        "train_dataloader.dataset.views": 2,
         "train_cfg.max_epochs": 2,
         "train_cfg.val_interval": 1,
         "param_scheduler.0.end": 2,
