@@ -14,11 +14,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner.checkpoint import get_torch_safe_globals
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from perception.data.files import write_atomic
-from perception.engine.training.artifact import export_model, fingerprint_of, read_artifact
+from perception.engine.training.artifact import export_model, fingerprint_of, read_artifact, read_weights
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
 from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distribute, use_mixed_precision
@@ -74,14 +73,13 @@ def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path 
     config = load_config(config_file, overrides)
     config.work_dir = overrides.work_dir or str(Path(config.work_dir) / "test")
     artifact = read_artifact(weights) if weights.is_dir() else None
-    state = load_file(weights / "model.safetensors") if artifact else read_checkpoint(weights)
+    state = read_weights(weights) if artifact else read_checkpoint(weights)
     preflight(config, ("test_dataloader",))
     if artifact:
         store = config.model.backbone.get("store")
         config.model = artifact["model"] | {
             "backbone": artifact["model"]["backbone"] | ({"store": store} if store else {})
         }
-        state = {key.removeprefix("segmentor."): value for key, value in state.items()}
     complete_model(config)
     pictures = [{"type": "perception.OverlayPictures", "folder": str(show_dir)}] if show_dir else []
     config.custom_hooks = [*(config.get("custom_hooks") or []), *pictures]

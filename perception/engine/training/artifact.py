@@ -17,6 +17,8 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from mmengine.config import ConfigDict
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from perception.data.images import image_tensor
@@ -100,7 +102,7 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
     def _from_pretrained(cls, **kwargs: Any) -> SegmentationModel:
         try:
             return super()._from_pretrained(**{**kwargs, "strict": True})
-        except RuntimeError as error:  # load_state_dict and safetensors list every key in it
+        except (RuntimeError, SafetensorError) as error:  # load_state_dict lists every key in it
             reason = " ".join(str(error).split())
             raise UserError(f"the weights in {kwargs.get('model_id')} do not fit its config.json: {reason}") from error
 
@@ -159,6 +161,19 @@ def read_artifact(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{folder}/config.json is broken ({error}); copy the folder again") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of an artifact folder under the keys of its segmentor.
+
+    Raises:
+        UserError: model.safetensors is torn.
+    """
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise UserError(f"{folder}/model.safetensors is torn ({error}); copy the folder again") from error
+    return {key.removeprefix("segmentor."): value for key, value in weights.items()}
 
 
 def portable(model_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class FixedCrop(BaseTransform):
         def crop(values: np.ndarray, interpolation: int, fill: int) -> np.ndarray:
             scaled = cv2.resize(values, (width, height), interpolation=interpolation)
             cut = scaled[top : top + self.size[0], left : left + self.size[1]]
-            missing = [(0, full - got) for full, got in zip(self.size, cut.shape, strict=False)]
+            missing = [(0, full - got) for full, got in zip(self.size, cut.shape[:2], strict=True)]
             return np.pad(cut, missing + [(0, 0)] * (cut.ndim - 2), constant_values=fill)
 
         results["img"] = crop(image, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR, 0)

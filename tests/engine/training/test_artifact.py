@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from perception.engine.training.artifact import SegmentationModel, export_model, read_artifact
+from perception.engine.training.artifact import SegmentationModel, export_model, read_artifact, read_weights
 from perception.engine.training.channels import with_channels
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
@@ -93,6 +93,11 @@ def test_weights_that_do_not_fit(folder):
 
 def test_incomplete_folders(folder):
     path, _ = folder
+    (path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"model.safetensors is torn .*; copy the folder again"):
+        read_weights(path)
+    with pytest.raises(UserError, match="the weights in"):
+        SegmentationModel.from_pretrained(path)
     (path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"is no folder of a trained head: model.safetensors is missing"):
         read_artifact(path)
