@@ -1,4 +1,4 @@
-"""CamVid at 320 x 448, evaluated at the original 360 x 480; `train_dataloader.dataset.views=2` adds mirror images.
+"""CamVid at 256 x 320, evaluated at the original 360 x 480; `train_dataloader.dataset.views=2` adds mirror images.
 
 Data: PERCEPTION_CAMVID, --data-root, or data/camvid, in it images/<split>/<stem>.jpg and
 annotations/<split>/<stem>.png (0..10, 255 = ignore) for train, val and test; configs/README.md says where to get them.
@@ -15,7 +15,7 @@ from perception.engine.training.metrics import SegmentationIoU
 from perception.engine.training.transforms import FlipOddViews, ReadImage, ReadLabels
 
 _root = getenv("PERCEPTION_CAMVID", "data/camvid")
-_resize = {"type": Resize, "scale": (448, 320), "keep_ratio": False}  # width, height
+_resize = {"type": Resize, "scale": (320, 256), "keep_ratio": False}  # width, height
 _labels = {"type": ReadLabels, "num_classes": 11}
 _pack = {"type": PackSegInputs}
 _train = [{"type": ReadImage}, _labels, _resize, {"type": FlipOddViews}, _pack]

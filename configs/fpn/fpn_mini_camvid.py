@@ -1,10 +1,13 @@
-"""FPN head on the frozen `mini`, CamVid (11 classes, real photographs), trained at 320 x 448.
+"""FPN head on the frozen `mini`, CamVid (11 classes, real photographs), trained at 256 x 320.
 
     python tools/train.py configs/fpn/fpn_mini_camvid.py --data-root data/camvid
     python tools/test.py configs/fpn/fpn_mini_camvid.py runs/fpn_mini_camvid/model --show-dir runs/camvid_pictures
 
 Control (the same head on random weights): add `--cfg-options model.backbone.random_init_seed=0` and a `--work-dir`.
-The second epoch reads the feature store: no VAE, no denoiser.
+The second epoch reads the feature store: no VAE, no denoiser. Cost on one CPU core: 0.2 s of features per image, once
+(367 + 101 images), then 21 s per epoch. Validation must be clearly above the control. Other sizes (multiples of 64): the
+`scale` (width, height) of train_dataloader.dataset.dataset.pipeline.2, val_dataloader.dataset.pipeline.1 and
+test_dataloader.dataset.pipeline.1.
 """
 
 from mmengine.config import read_base
