@@ -4,8 +4,8 @@
     python tools/test.py configs/fpn/fpn_mini_camvid.py runs/fpn_mini_camvid/model --show-dir runs/camvid_pictures
 
 Control (the same head on random weights): add `--cfg-options model.backbone.random_init_seed=0` and a `--work-dir`.
-The second epoch reads the feature store: no VAE, no denoiser. Cost on one CPU core: 0.2 s of features per image, once
-(367 + 101 images), then 21 s per epoch. Validation must be clearly above the control. Other sizes (multiples of 64): the
+The second epoch reads the feature store: no VAE, no denoiser. Cost on one core: 0.2 s of features per image, once
+(367 + 101 images), then 21 s per epoch. Must be clearly above the control. Other sizes (multiples of 64): the
 `scale` (width, height) of train_dataloader.dataset.dataset.pipeline.2, val_dataloader.dataset.pipeline.1 and
 test_dataloader.dataset.pipeline.1.
 """
