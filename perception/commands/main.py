@@ -18,6 +18,7 @@ COMMANDS = {
     "classify": "perception.commands.classify",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
+    "world": "perception.commands.world",
 }
 USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
