@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--objects", type=int, default=12000, help="object pictures in the corpus (default %(default)s)"
     )
     parser.add_argument("--autoencoder-steps", type=int, default=5000, help="of 16 crops each (default %(default)s)")
-    parser.add_argument("--denoiser-steps", type=int, default=4000, help="of 32 latents each (default %(default)s)")
+    parser.add_argument("--denoiser-steps", type=int, default=4000, help="of 16 latents each (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default %(default)s)")

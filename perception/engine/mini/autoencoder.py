@@ -105,14 +105,14 @@ def _loss(model: AutoencoderKL, images: Tensor, options: AutoencoderTraining, ge
 
 @torch.no_grad()
 def encode_all(model: AutoencoderKL, images: NDArray[np.uint8], device: torch.device, batch_size: int = 32) -> Tensor:
-    """Unscaled posterior means of all pictures and of their mirror images, [2, N, 4, h, w] float16."""
-    means: list[list[Tensor]] = [[], []]
+    """Unscaled posterior means of all pictures, [N, 4, h, w] float16."""
+    means = []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-        batch = batch.permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
-        for mirror, pixels in enumerate((batch, batch.flip(3))):
-            means[mirror].append(model.encode(pixels).latent_dist.mode().half().cpu())
-    return torch.stack([torch.cat(means[0]), torch.cat(means[1])])
+        pixels = batch.permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            means.append(model.encode(pixels).latent_dist.mode().half().cpu())
+    return torch.cat(means)
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ class DenoiserTraining:
     """Options of the denoiser training."""
 
     steps: int = 6000
-    batch_size: int = 32
-    peak_lr: float = 8e-4
+    batch_size: int = 16
+    peak_lr: float = 6e-4
     object_share: float = 0.55  # of every batch; the rest are scenes
     empty_share: float = 0.1  # prompts dropped for classifier-free guidance (Ho & Salimans 2022)
     snr_limit: float = 5.0  # gamma of min-SNR weighting (Hang et al. 2023)
@@ -69,14 +69,13 @@ def noise_schedule() -> DDIMScheduler:
 
 
 class LatentBatches:
-    """Draws training batches: balanced concepts, one random caption each, mirror images with left and right swapped."""
+    """Draws training batches: balanced concepts, one random caption each."""
 
     def __init__(self, latents: Tensor, corpus: Corpus, tokenizer: CLIPTokenizer, options: DenoiserTraining) -> None:
-        self.latents, self.captions, self.options = latents, corpus.captions, options  # latents scaled, [2, N, 4, h, w]
+        self.latents, self.captions, self.options = latents, corpus.captions, options  # latents scaled, [N, 4, h, w]
         is_object = np.array([group == "object" for group in corpus.groups])
         self.pools = (np.flatnonzero(is_object), np.flatnonzero(~is_object))
         texts = sorted({text for row in corpus.captions for text in row} | {""})
-        texts = sorted({*texts, *(mirror_caption(text) for text in texts)})
         self.row_of = {text: row for row, text in enumerate(texts)}
         self.token_ids = tokenize(tokenizer, texts)
 
@@ -90,21 +89,13 @@ class LatentBatches:
                 for pool, size in zip(self.pools, (objects, self.options.batch_size - objects), strict=True)
             ]
         )
-        mirrored = rng.random(len(rows)) < 0.5
-        texts = [self._caption(row, flip, rng) for row, flip in zip(rows, mirrored, strict=True)]
-        return self.latents[mirrored.astype(int), rows].float(), self.token_ids[[self.row_of[text] for text in texts]]
+        texts = [self._caption(row, rng) for row in rows]
+        return self.latents[rows].float(), self.token_ids[[self.row_of[text] for text in texts]]
 
-    def _caption(self, row: int, mirrored: bool, rng: np.random.Generator) -> str:
+    def _caption(self, row: int, rng: np.random.Generator) -> str:
         if rng.random() < self.options.empty_share:
             return ""
-        text = self.captions[row][rng.integers(len(self.captions[row]))]
-        return mirror_caption(text) if mirrored else text
-
-
-def mirror_caption(text: str) -> str:
-    """The caption of the mirror image: left and right change places."""
-    swap = {"left": "right", "right": "left", "left.": "right.", "right.": "left."}
-    return " ".join(swap.get(word, word) for word in text.split(" "))
+        return self.captions[row][rng.integers(len(self.captions[row]))]
 
 
 def noise_targets(count: int, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -129,7 +120,7 @@ def denoising_loss(
 
 
 def train_denoiser(
-    latents: Tensor,  # [2, N, 4, h, w], unit variance
+    latents: Tensor,  # [N, 4, h, w], unit variance
     corpus: Corpus,
     tokenizer: CLIPTokenizer,
     folder: Path,

@@ -100,7 +100,7 @@ class MiniRecipe:
         psnr = reconstruction_psnr(vae, held_out.images, device)
         groups = sorted(set(held_out.groups))
         per_group = {name: psnr[[group == name for group in held_out.groups]].mean().round(2) for name in groups}
-        latents = encode_all(vae, held_out.images, device)[0].float() * vae.config.scaling_factor
+        latents = encode_all(vae, held_out.images, device).float() * vae.config.scaling_factor
         captions = [row[0] for row in held_out.captions]
         losses = {
             name: validation_loss(model, latents, tokenize(self.tokenizer, texts), device)
@@ -127,13 +127,13 @@ class MiniRecipe:
         return state
 
     def _latents(self) -> torch.Tensor:
-        """Latents of the corpus [2, N, 4, h, w], encoded once per autoencoder checkpoint."""
+        """Latents of the corpus [N, 4, h, w], encoded once per autoencoder checkpoint."""
         state = self._checkpoint("autoencoder")
         path = self.work / f"latents_{self.scenes}_{self.objects}_{state['step']}.pt"
         if not path.exists():
             vae = build_autoencoder().eval().to(self.device)
             vae.load_state_dict(state["average"])
-            self.report(f"encoding {self.scenes + self.objects} pictures and their mirror images")
+            self.report(f"encoding {self.scenes + self.objects} pictures")
             partial = path.with_suffix(".partial")
             torch.save(encode_all(vae, self.corpus().images, torch.device(self.device)), partial)
             partial.replace(path)
