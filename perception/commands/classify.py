@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from perception.engine.items import Item
 
 SUMMARY = "label images with your own classes, without training"
+EXAMPLES = """perception classify photos/ --classes cat,dog,horse --out runs/labels
+perception classify photos/ --prompts prompts.csv --samples 25,250 --keep 5,1 --loss l1 --out runs/labels
+perception classify labelled/ --out runs/scores            # one sub-folder per class: prints the accuracy
+perception classify photos/ --classes cat,dog --dry-run    # what it would cost"""
 SAMPLES, KEEP = (20, 100), (3, 1)  # for ten classes 440 evaluations per image
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from perception.engine.plan import CostPlan
 
 SUMMARY = "write features of images into a store, for training, probing and your own use"
+EXAMPLES = """perception extract --list-taps
+perception extract photos/ --taps up_blocks.1,up_blocks.2 --timesteps 50,200 --out runs/features
+torchrun --nproc-per-node 8 -m perception extract photos/ --taps up_blocks.1 --engine torchrun --out runs/features"""
 _COMMIT_SECONDS = 5.0  # a shard and its manifest lines at least this often
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from textwrap import indent
 
 from perception import __version__
 from perception.errors import UserError
@@ -58,7 +59,12 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(COMMANDS)}."
         raise UserError(f"Unknown command '{name}'{hint}")
     module = import_module(COMMANDS[name])
-    parser = argparse.ArgumentParser(prog=f"perception {name}", description=module.SUMMARY)
+    parser = argparse.ArgumentParser(
+        prog=f"perception {name}",
+        description=module.SUMMARY,
+        epilog="examples:\n" + indent(module.EXAMPLES, "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(parser)
     return module.run(parser.parse_args(arguments[1:]))
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from perception.data.upkeep import GcReport, VerifyReport
 
 SUMMARY = "count, check or clean a store of latents and features"
+EXAMPLES = """perception store runs/features stat
+perception store runs/features verify
+perception store runs/features gc --max-bytes 20G --dry-run"""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from perception.engine.items import Item
 
 SUMMARY = "find the block and timestep whose features tell your classes apart best"
+EXAMPLES = """perception sweep labelled/ --out runs/sweep                 # one sub-folder per class
+perception sweep labelled/ --taps up_blocks.0,up_blocks.1 --timesteps 50,200,500 --probe linear --out runs/sweep"""
 TIMESTEPS = (50, 150, 300, 500, 700)
 
 

@@ -16,15 +16,13 @@ if TYPE_CHECKING:
     from perception.data.world import Scene
 
 SUMMARY = "write pictures of the miniature world, with labels, depth and captions"
-_EXAMPLES = """examples:
-  perception world objects --out runs/objects --count 100            # one sub-folder per class
-  perception world scenes --out runs/scenes --count 20 --domains night,fog
-  perception world sheet --out sheet.png"""
+EXAMPLES = """perception world objects --out runs/objects --count 100            # one sub-folder per class
+perception world scenes --out runs/scenes --count 20 --domains night,fog
+perception world sheet --out sheet.png"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to draw, how much of it, and where to."""
-    parser.epilog, parser.formatter_class = _EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", choices=("objects", "scenes", "sheet"), help="kind of pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder; for a sheet the PNG file")
     parser.add_argument("--count", type=positive_int, default=100, help="pictures (default: %(default)s)")

@@ -19,7 +19,7 @@ def run_with(monkeypatch, error):
     def run(args):
         raise error
 
-    module = SimpleNamespace(SUMMARY="a test", add_arguments=lambda parser: None, run=run)
+    module = SimpleNamespace(SUMMARY="a test", EXAMPLES="", add_arguments=lambda parser: None, run=run)
     monkeypatch.setattr(program, "import_module", lambda path: module)
     return main(["store"])
 
@@ -36,7 +36,9 @@ def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert f"usage: perception {command}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"usage: perception {command}" in printed
+    assert f"examples:\n  perception {command} " in printed
 
 
 def test_version(capsys):

@@ -108,7 +108,7 @@ def encode_all(model: AutoencoderKL, images: NDArray[np.uint8], device: torch.de
     """Unscaled posterior means of all pictures, [N, 4, h, w] float16."""
     means = []
     for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+        batch = torch.from_numpy(np.array(images[start : start + batch_size]))
         pixels = batch.permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16):
             means.append(model.encode(pixels).latent_dist.mode().half().cpu())
@@ -122,7 +122,7 @@ def reconstruction_psnr(
     """Peak signal-to-noise ratio [dB] of every picture after encoding (posterior mean) and decoding, [N]."""
     ratios = []
     for start in range(0, len(images), batch_size):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+        pixels = torch.from_numpy(np.array(images[start : start + batch_size]))
         pixels = pixels.permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
         decoded = model.decode(model.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
         error = ((decoded - pixels) / 2).square().mean((1, 2, 3))

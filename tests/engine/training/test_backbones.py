@@ -98,6 +98,7 @@ def test_random_weights_are_another_backbone(tiny_sd):
         ({"timesteps": [5000]}, "5000"),
         ({"timesteps": 50}, "timesteps"),
         ({"noise": "some"}, "FeatureSpec.noise is 'some'"),
+        ({"taps": ["up_blocks.1.attentions.0.transformer_blocks.0.attn1"]}, "as many channels as the image has cells"),
         ({"aggregate": "stack"}, "needs 'concat' or 'mean'"),
     ],
 )
