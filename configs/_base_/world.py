@@ -21,7 +21,7 @@ train_dataloader = {
     "sampler": {"type": DefaultSampler, "shuffle": True},
     "dataset": {
         "type": FixedViews,
-        "views": 2,
+        "views": 1,
         "dataset": {"type": WorldScenes, "split": "train", "count": 2000, "domain": "clear", "pipeline": _train},
     },
 }
@@ -54,6 +54,6 @@ test_dataloader = {
 }
 val_evaluator = {"type": SegmentationIoU}
 test_evaluator = {"type": SegmentationIoU}
-train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 10, "val_interval": 2}
+train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 8, "val_interval": 4}
 val_cfg = {"type": ValLoop}
 test_cfg = {"type": TestLoop}

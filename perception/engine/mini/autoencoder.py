@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from perception.backbones.building import randomize
 from perception.engine.mini.training import AveragedWeights, learning_rate, load_checkpoint, save_checkpoint, seeded
 
 WIDTHS = (16, 32, 64, 64)
@@ -53,7 +54,7 @@ def train_autoencoder(
     report: Callable[[str], None] = print,
 ) -> AutoencoderKL:
     """Train until `options.steps`, resuming from `folder/autoencoder.pt`; returns the averaged weights."""
-    model = build_autoencoder().to(device)
+    model = randomize(build_autoencoder(), f"{options.seed}/autoencoder").to(device)
     average = AveragedWeights(model, decay=0.995)
     optimizer = torch.optim.AdamW(model.parameters(), options.peak_lr, weight_decay=1e-4)
     path, step, saved = folder / "autoencoder.pt", 0, time.monotonic()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
+from perception.backbones.building import randomize
 from perception.engine.mini.corpus import Corpus
 from perception.engine.mini.text import build_text_encoder, tokenize
 from perception.engine.mini.training import AveragedWeights, learning_rate, load_checkpoint, save_checkpoint, seeded
@@ -129,7 +130,7 @@ def train_denoiser(
     report: Callable[[str], None] = print,
 ) -> TextToNoise:
     """Train until `options.steps`, resuming from `folder/denoiser.pt`; returns the averaged weights."""
-    model = TextToNoise(tokenizer).to(device)
+    model = randomize(TextToNoise(tokenizer), f"{options.seed}/denoiser").to(device)
     average = AveragedWeights(model)
     optimizer = torch.optim.AdamW(model.parameters(), options.peak_lr, weight_decay=1e-3)
     alphas, batches = noise_schedule().alphas_cumprod, LatentBatches(latents, corpus, tokenizer, options)

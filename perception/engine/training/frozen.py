@@ -39,7 +39,9 @@ class FrozenFeatures:
         backbone.noise_path.check(torch.tensor(spec.timesteps))
         unsized = [tap for tap in spec.taps if backbone.taps[tap].channels == 0]
         if unsized:
-            raise UserError(f"{', '.join(unsized)} has as many channels as the image has cells; a head needs other taps")
+            raise UserError(
+                f"{', '.join(unsized)} has as many channels as the image has cells; a head needs other taps"
+            )
         if spec.aggregate == "stack":
             raise UserError("aggregate='stack' gives five-dimensional maps; a head needs 'concat' or 'mean'")
         self._cached = None if self.store is None else CachedFeatures(backbone, spec, self.store)

@@ -1,0 +1,19 @@
+"""The benchmark compares what it says: fewer FLOPs, equal results."""
+
+import torch
+
+from perception.backbones import DiffusionBackbone
+from perception.engine import benchmarks
+
+
+def test_shortcuts_save_flops_and_change_nothing(tiny_backbone: DiffusionBackbone) -> None:
+    with torch.inference_mode():
+        rows = [
+            benchmarks.early_stop(tiny_backbone, 64, 2),
+            benchmarks.timesteps_in_one_call(tiny_backbone, 64, 1),
+            benchmarks.shared_candidates(tiny_backbone, 64, 3, samples=2),
+        ]
+    assert rows[0].flop_ratio < 0.6 and rows[1].flop_ratio == 1 and rows[2].flop_ratio < 1
+    assert all(row.difference < 1e-5 for row in rows)
+    assert [row.evaluations for row in rows] == [2, 4, 6]
+    assert rows[0].name in rows[0].render()
