@@ -4,7 +4,8 @@ Every stage resumes: run the same command again. More --autoencoder-steps or --d
 
     python tools/train_mini.py --work runs/mini                          # everything, then export into the package
     python tools/train_mini.py --work runs/mini --denoiser-steps 20000   # train the denoiser further, export again
-    python tools/train_mini.py --work runs/mini --stages report          # measure what is there
+    python tools/train_mini.py --work runs/more --start perception/backbones/mini --stages corpus denoiser export
+python tools/train_mini.py --work runs/mini --stages report          # measure what is there
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, default=PACKAGE_FOLDER, help="exported diffusers folder (default: the package's)"
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to run (default: all)")
+    parser.add_argument("--start", type=Path, help="exported folder to start from where --work has no checkpoint")
     parser.add_argument("--scenes", type=int, default=8000, help="street scenes in the corpus (default %(default)s)")
     parser.add_argument(
         "--objects", type=int, default=12000, help="object pictures in the corpus (default %(default)s)"
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=args.device,
         threads=args.threads,
         seed=args.seed,
+        start=args.start,
         report=report,
     )
     if "corpus" in args.stages:

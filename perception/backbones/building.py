@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -16,6 +16,8 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from perception.backbones.validation import Component, unusable
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def build_model(name: str, part: Component, dtype: torch.dtype, random_init_seed: int | None) -> nn.Module:
@@ -59,7 +61,7 @@ def _pretrained(part: Component, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def randomize(model: nn.Module, seed: str) -> nn.Module:
+def randomize(model: Model, seed: str) -> Model:
     """Draw every parameter anew from a generator seeded with `seed`; returns `model`.
 
     Linear and convolution layers as PyTorch initialises them (uniform, bound 1 / sqrt(fan in)), norms to the identity,

@@ -52,9 +52,11 @@ def train_autoencoder(
     options: AutoencoderTraining,
     device: torch.device,
     report: Callable[[str], None] = print,
+    start: AutoencoderKL | None = None,  # weights to start from; None: random
 ) -> AutoencoderKL:
     """Train until `options.steps`, resuming from `folder/autoencoder.pt`; returns the averaged weights."""
-    model = randomize(build_autoencoder(), f"{options.seed}/autoencoder").to(device)
+    model = start or randomize(build_autoencoder(), f"{options.seed}/autoencoder")
+    model = model.float().to(device).train()
     average = AveragedWeights(model, decay=0.995)
     optimizer = torch.optim.AdamW(model.parameters(), options.peak_lr, weight_decay=1e-4)
     path, step, saved = folder / "autoencoder.pt", 0, time.monotonic()

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from perception.backbones.building import randomize
 from perception.engine.mini.corpus import Corpus
@@ -39,18 +39,30 @@ class DenoiserTraining:
 class TextToNoise(nn.Module):
     """Text encoder and UNet as one trainable module: (x_t, t, token ids) -> predicted noise."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
         super().__init__()
-        self.text_encoder = build_text_encoder(tokenizer)
-        self.unet = UNet2DConditionModel(
+        self.text_encoder, self.unet = text_encoder, unet
+
+    @classmethod
+    def untrained(cls, tokenizer: CLIPTokenizer) -> TextToNoise:
+        """SD 1.x geometry with narrow blocks."""
+        text_encoder = build_text_encoder(tokenizer)
+        unet = UNet2DConditionModel(
             sample_size=16,
             block_out_channels=WIDTHS,
             layers_per_block=2,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=self.text_encoder.config.hidden_size,
+            cross_attention_dim=text_encoder.config.hidden_size,
             attention_head_dim=4,
         )
+        return cls(text_encoder, unet)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TextToNoise:
+        """The weights of an exported diffusers folder, as float32."""
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        return cls(text_encoder, UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32))
 
     def forward(self, x_t: Tensor, t: Tensor, token_ids: Tensor) -> Tensor:
         """[B, 4, h, w], [B], [B, L] -> [B, 4, h, w]."""
@@ -128,9 +140,11 @@ def train_denoiser(
     options: DenoiserTraining,
     device: torch.device,
     report: Callable[[str], None] = print,
+    start: TextToNoise | None = None,  # weights to start from; None: random
 ) -> TextToNoise:
     """Train until `options.steps`, resuming from `folder/denoiser.pt`; returns the averaged weights."""
-    model = randomize(TextToNoise(tokenizer), f"{options.seed}/denoiser").to(device)
+    model = start or randomize(TextToNoise.untrained(tokenizer), f"{options.seed}/denoiser")
+    model = model.to(device).train()
     average = AveragedWeights(model)
     optimizer = torch.optim.AdamW(model.parameters(), options.peak_lr, weight_decay=1e-3)
     alphas, batches = noise_schedule().alphas_cumprod, LatentBatches(latents, corpus, tokenizer, options)

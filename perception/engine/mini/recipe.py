@@ -47,6 +47,7 @@ class MiniRecipe:
     device: str
     threads: int  # CPU threads, 0 = all
     seed: int
+    start: Path | None = None  # exported folder whose weights a training without checkpoint starts from
     report: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
@@ -69,7 +70,9 @@ class MiniRecipe:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """Trained on all captions of the corpus; kept in `work` so that later corpora do not change it."""
+        """That of `start`, or trained on all captions; kept in `work` so that later corpora do not change it."""
+        if self.start is not None:
+            return CLIPTokenizer.from_pretrained(self.start / "tokenizer")
         folder = self.work / "tokenizer"
         if not folder.exists():
             texts = {text for row in self.corpus().captions for text in row}
@@ -79,14 +82,24 @@ class MiniRecipe:
     def autoencoder(self) -> None:
         """Train the autoencoder."""
         options = AutoencoderTraining(steps=self.autoencoder_steps, seed=self.seed)
-        train_autoencoder(self.corpus().images, self.work, options, torch.device(self.device), self.report)
+        start = (
+            None if self.start is None else AutoencoderKL.from_pretrained(self.start / "vae", torch_dtype=torch.float32)
+        )
+        train_autoencoder(self.corpus().images, self.work, options, torch.device(self.device), self.report, start)
 
     def denoiser(self) -> None:
         """Train text encoder and UNet on cached latents."""
         options = DenoiserTraining(steps=self.denoiser_steps, seed=self.seed)
         latents = self._latents() * self._trained_autoencoder().config.scaling_factor
         train_denoiser(
-            latents, self.corpus(), self.tokenizer, self.work, options, torch.device(self.device), self.report
+            latents,
+            self.corpus(),
+            self.tokenizer,
+            self.work,
+            options,
+            torch.device(self.device),
+            self.report,
+            None if self.start is None else TextToNoise.from_folder(self.start),
         )
 
     def export(self, folder: Path) -> int:
@@ -110,31 +123,47 @@ class MiniRecipe:
         return {"psnr_db": {"all": psnr.mean().round(2), **per_group}, "denoising_loss": losses}
 
     def _trained_autoencoder(self) -> AutoencoderKL:
-        vae = build_autoencoder().eval()
-        vae.load_state_dict(self._checkpoint("autoencoder")["average"])
-        vae.register_to_config(scaling_factor=round(float(1 / self._latents().float().std()), 5))
+        """The averaged weights, scaled so that the latents of the corpus have unit variance."""
+        vae, step = self._unscaled_autoencoder()
+        if step:
+            vae.register_to_config(scaling_factor=round(float(1 / self._latents().float().std()), 5))
         return vae
 
+    def _unscaled_autoencoder(self) -> tuple[AutoencoderKL, int]:
+        """The averaged weights and how many steps they were trained here (0: those of `start`, as they are)."""
+        state = self._checkpoint("autoencoder")
+        if state is None:
+            assert self.start is not None
+            return AutoencoderKL.from_pretrained(self.start / "vae", torch_dtype=torch.float32).eval(), 0
+        vae = build_autoencoder().eval()
+        vae.load_state_dict(state["average"])
+        return vae, state["step"]
+
     def _trained_denoiser(self) -> TextToNoise:
-        model = TextToNoise(self.tokenizer).eval()
-        model.load_state_dict(self._checkpoint("denoiser")["average"])
+        state = self._checkpoint("denoiser")
+        if state is None:
+            assert self.start is not None
+            return TextToNoise.from_folder(self.start).eval()
+        model = TextToNoise.untrained(self.tokenizer).eval()
+        model.load_state_dict(state["average"])
         return model
 
-    def _checkpoint(self, name: str) -> dict[str, Any]:
+    def _checkpoint(self, name: str) -> dict[str, Any] | None:
+        """The checkpoint of a training; None when the weights of `start` stand for it."""
         state = load_checkpoint(self.work / f"{name}.pt")
-        if state is None:
-            raise UserError(f"{self.work} holds no {name}.pt; train it first with --stages {name}")
+        if state is None and self.start is None:
+            raise UserError(
+                f"{self.work} holds no {name}.pt; train it first with --stages {name}, or name a --start folder"
+            )
         return state
 
     def _latents(self) -> torch.Tensor:
-        """Latents of the corpus [N, 4, h, w], encoded once per autoencoder checkpoint."""
-        state = self._checkpoint("autoencoder")
-        path = self.work / f"latents_{self.scenes}_{self.objects}_{state['step']}.pt"
+        """Latents of the corpus [N, 4, h, w], encoded once per autoencoder."""
+        vae, step = self._unscaled_autoencoder()
+        path = self.work / f"latents_{self.scenes}_{self.objects}_{step}.pt"
         if not path.exists():
-            vae = build_autoencoder().eval().to(self.device)
-            vae.load_state_dict(state["average"])
             self.report(f"encoding {self.scenes + self.objects} pictures")
             partial = path.with_suffix(".partial")
-            torch.save(encode_all(vae, self.corpus().images, torch.device(self.device)), partial)
+            torch.save(encode_all(vae.to(self.device), self.corpus().images, torch.device(self.device)), partial)
             partial.replace(path)
         return torch.load(path, weights_only=True)

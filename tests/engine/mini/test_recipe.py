@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from perception.backbones import load_backbone
+from perception.backbones.loading import MINI
 from perception.engine.mini.recipe import MiniRecipe
 from perception.engine.mini.text import MAX_TOKENS, train_tokenizer
 from perception.engine.mini.training import AveragedWeights, learning_rate
 from perception.errors import UserError
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-def recipe(work: Path, autoencoder_steps: int, denoiser_steps: int) -> MiniRecipe:
+
+def recipe(work: Path, autoencoder_steps: int, denoiser_steps: int, start: Path | None = None) -> MiniRecipe:
     return MiniRecipe(
         work=work,
         scenes=3,
@@ -22,6 +26,7 @@ def recipe(work: Path, autoencoder_steps: int, denoiser_steps: int) -> MiniRecip
         device="cpu",
         threads=0,
         seed=0,
+        start=start,
         report=lambda message: None,
     )
 
@@ -41,6 +46,16 @@ def test_all_stages_run_resume_and_load(tmp_path: Path) -> None:
     with torch.inference_mode():
         latents = backbone.encode(torch.rand(1, 3, 64, 64))
         assert backbone.denoise(latents, 10, backbone.condition(["a car"])).eps.isfinite().all()
+
+
+def test_training_starts_from_an_exported_folder(tmp_path: Path) -> None:
+    recipe(tmp_path, 0, 0, start=MINI).export(tmp_path / "mini")
+    for part in ("unet", "vae"):
+        shipped, again = (load_file(folder / part / WEIGHTS) for folder in (MINI, tmp_path / "mini"))
+        assert all(torch.equal(shipped[name], again[name]) for name in shipped)
+    further = recipe(tmp_path, 0, 1, start=MINI)
+    further.denoiser()
+    assert (tmp_path / "denoiser.pt").exists() and not (tmp_path / "autoencoder.pt").exists()
 
 
 def test_export_before_training_says_what_is_missing(tmp_path: Path) -> None:
