@@ -3,6 +3,7 @@
 python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
+python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default=None, help="cpu, cuda or mps (default: the best there is)")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="what to measure (default: all)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of the config behind the epochs row"
+    )
     return parser.parse_args(argv)
 
 
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 
-        first, second = epoch_seconds(CONFIG, args.backbone, args.scenes)
+        first, second = epoch_seconds(CONFIG, args.backbone, args.scenes, args.size, args.cfg_options)
         print(
             f"training epoch, {args.scenes} scenes: first {first:.2f} s, second {second:.2f} s, {first / second:.1f}x"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,30 @@ from perception.engine.training.config import Overrides, complete_model, load_co
 from perception.engine.training.registry import MODELS
 
 
-def epoch_seconds(config_file: Path, backbone: str, scenes: int, batch_size: int = 16) -> tuple[float, float]:
+def epoch_seconds(
+    config_file: Path,  # a config with a DiffusionFeatures backbone and 19 classes
+    backbone: str,  # what load_backbone takes
+    scenes: int,
+    size: int = 128,  # pixels
+    options: Sequence[str] = (),  # more overrides of the config, "a.b=c"
+    batch_size: int = 8,
+) -> tuple[float, float]:
     """Seconds of epoch one (fills an empty store) and two (reads it), optimizer steps included, rendering left out."""
-    batches = [_batch(range(start, start + batch_size)) for start in range(0, scenes, batch_size)]
+    batches = [_batch(range(start, start + batch_size), size) for start in range(0, scenes, batch_size)]
+    unseen = _batch(range(scenes, scenes + batch_size), size)  # warms up without filling the store for the others
     with tempfile.TemporaryDirectory() as store:
-        options = (f"model.backbone.name={backbone}", f"model.backbone.store={store}")
-        config = load_config(config_file, Overrides(options))
+        own = (f"model.backbone.name={backbone}", f"model.backbone.store={store}")
+        config = load_config(config_file, Overrides((*own, *options)))
         complete_model(config)
         model = MODELS.build(config.model.to_dict()).train()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-        _step(
-            model, optimizer, _batch(range(scenes, scenes + batch_size))
-        )  # other scenes: warms up, stores nothing useful
+        _step(model, optimizer, unseen)
         first, second = (_epoch(model, optimizer, batches) for _ in range(2))
     return first, second
 
 
-def _batch(indices: range) -> dict[str, Any]:
-    scenes = [render_scene(TRAIN_SEED, index) for index in indices]
+def _batch(indices: range, size: int) -> dict[str, Any]:
+    scenes = [render_scene(TRAIN_SEED, index, size=(size, size)) for index in indices]
     samples = []
     for scene in scenes:
         sample = SegDataSample(metainfo={"img_shape": scene.labels.shape, "ori_shape": scene.labels.shape})
