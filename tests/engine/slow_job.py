@@ -1,5 +1,6 @@
 """A job for tests that kill it: `slow_job.py OUT COUNT ENGINE`. Needs no torch unless under torchrun."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ class Slow:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start processes with SIGINT ignored
     out, count, engine = sys.argv[1:]
     items = [Item(id=f"{number:04d}") for number in range(int(count))]
     summary = run_job(items, Slow, JobOptions(Path(out), batch_size=4, engine=engine, progress=False))
