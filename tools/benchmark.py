@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROWS = ("early_stop", "timesteps", "shared_candidates", "epochs")
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "fpn" / "fpn_mini_world.py"
+_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TRAININGS = (_CONFIGS / "fpn" / "fpn_mini_world.py", _CONFIGS / "linear" / "linear_mini_world.py")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +31,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="what to measure (default: all)")
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of the config behind the epochs row"
+        "--configs", nargs="+", type=Path, default=TRAININGS, help="of the epochs row, miniature world (default: two)"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of the configs of the epochs row"
     )
     return parser.parse_args(argv)
 
@@ -56,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 
-        first, second = epoch_seconds(CONFIG, args.backbone, args.scenes, args.size, args.cfg_options)
-        print(
-            f"training epoch, {args.scenes} scenes: first {first:.2f} s, second {second:.2f} s, {first / second:.1f}x"
-        )
+        for config in args.configs:
+            first, second = epoch_seconds(config, args.backbone, args.scenes, args.size, args.cfg_options)
+            ratio = f"first {first:.2f} s, second {second:.2f} s, {first / second:.1f}x"
+            print(f"training epoch, {config.stem}, {args.scenes} scenes: {ratio}", flush=True)
 
 
 if __name__ == "__main__":
