@@ -3,8 +3,8 @@
     python tools/train.py configs/linear/linear_mini_world.py
     python tools/test.py configs/linear/linear_mini_world.py runs/linear_mini_world/model
 
-Eight timesteps are averaged, all taps are resized to the finest one, and one 1x1 convolution of 64 channels stands before
-the classifier. After the first epoch the features come from the store and an epoch costs next to nothing.
+Eight timesteps are averaged, all taps are resized to the finest one, and one 1x1 convolution of 64 channels stands
+before the classifier. After the first epoch the features come from the store and an epoch costs next to nothing.
 """
 
 from mmengine.config import read_base
