@@ -62,6 +62,7 @@ class DiffusionBackbone(nn.Module):
         self.latent_channels = denoiser.latent_channels
         self.latent_stride = self._codec.stride
         self.max_text_tokens = self._text.max_tokens
+        self.text_width = denoiser.text_width
         self.requires_grad_(False)
         self.eval()
 
@@ -100,6 +101,10 @@ class DiffusionBackbone(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> images [B, 3, H, W] in [0, 1], float32."""
         return torch.cat([self._codec.decode(chunk) for chunk in latents.split(self.micro_batch)])
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents as `encode` makes them -> the autoencoder's raw posterior mean (SD 1.x: divided by 0.18215)."""
+        return self._codec.unscaled(latents)
 
     def condition(self, prompts: Sequence[str], *, length: int | None = None, truncate: bool = False) -> Condition:
         """One row per prompt, hidden [N, length, D]; each distinct prompt is encoded once and remembered.

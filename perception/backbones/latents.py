@@ -40,9 +40,13 @@ class LatentCodec:
         """Latents [B, C, h, w] -> images [B, 3, h*stride, w*stride], RGB in [0, 1], float32."""
         check_latents(latents, self.channels)
         weight = next(self.vae.parameters())
-        z = latents.to(weight.device).float() / self._scale
-        z = z * self._spread(z) + self._center(z)
+        z = self.unscaled(latents.to(weight.device))
         return (self.vae.decode(z.to(weight.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents of `encode` -> the posterior's mean as the autoencoder gives it, float32."""
+        z = latents.float() / self._scale
+        return z * self._spread(z) + self._center(z)
 
     def _center(self, z: Tensor) -> Tensor:
         return z.new_tensor(self._mean).view(1, -1, 1, 1) if self._mean is not None else z.new_tensor(self._shift)

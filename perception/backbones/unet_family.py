@@ -28,6 +28,7 @@ class Denoiser(Protocol):
 
     module: nn.Module  # the diffusers model
     latent_channels: int
+    text_width: int  # channels of the text tokens that its cross-attentions read
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
         """Raw prediction [B, C, h, w] for noised latents [B, C, h, w] at times [B]; `stride`: pixels per cell."""
@@ -58,6 +59,7 @@ class UNetDenoiser:
         config: Any = unet.config
         self.config = config
         self.latent_channels: int = config["in_channels"]
+        self.text_width: int = config["cross_attention_dim"]
 
     @property
     def is_xl(self) -> bool:

@@ -1,0 +1,25 @@
+"""What a frozen denoiser is told: class names, learned tokens, sentences, room ids, or nothing."""
+
+from perception.conditioning.adapter import TextAdapter
+from perception.conditioning.base import Conditioning
+from perception.conditioning.building import build_conditioning
+from perception.conditioning.rooms import NYU_ROOMS, room_id
+from perception.conditioning.table import class_table
+from perception.conditioning.templates import IMAGENET_TEMPLATES
+from perception.conditioning.text import EmptyPrompt, Sentences
+from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens
+
+__all__ = [
+    "IMAGENET_TEMPLATES",
+    "NYU_ROOMS",
+    "ClassId",
+    "ClassNames",
+    "Conditioning",
+    "EmptyPrompt",
+    "LearnedTokens",
+    "Sentences",
+    "TextAdapter",
+    "build_conditioning",
+    "class_table",
+    "room_id",
+]

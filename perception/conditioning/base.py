@@ -1,0 +1,78 @@
+"""The interface of all conditionings: rows of tokens for the denoiser's cross-attention."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from perception.data.images import content_hash
+from perception.errors import UserError
+
+
+class Conditioning(nn.Module, ABC):
+    """Text tokens for the denoiser, one row per image, or one row for all images.
+
+    A conditioning owns what is specific to a task (a table, learned tokens); the text encoder stays with the backbone.
+    """
+
+    per_image: ClassVar[bool] = False  # whether `given` must hold one entry per image
+    tokens: int  # K, tokens per row: the channels of an attention map
+    width: int  # D, channels per token
+
+    @abstractmethod
+    def forward(self, given: Sequence[Any] | None = None) -> Tensor:
+        """Tokens float32 [B, K, D], one row per entry of `given`, or [1, K, D] where all images are told the same."""
+
+    @abstractmethod
+    def identity(self, given: Any = None) -> str:
+        """Hex digest of one row's value: equal rows have equal names in every session, for store keys.
+
+        Args:
+            given: one entry of what `forward` takes.
+        """
+
+
+class Versioned:
+    """A digest of a tensor that is computed again only when the tensor has changed."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, int] | None = None
+        self._digest = ""
+
+    def __call__(self, tensor: Tensor) -> str:
+        """SHA-256 of type, shape and values."""
+        version = version_of(tensor)
+        if version != self._seen:
+            self._digest, self._seen = content_hash(tensor.detach().float()), version
+        return self._digest
+
+
+def version_of(tensor: Tensor) -> tuple[int, int]:
+    """Changes whenever the tensor is written in place (an optimizer's step, load_state_dict) or moved."""
+    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version
+
+
+def text_identity(*parts: object) -> str:
+    """SHA-256 over strings and numbers."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def check_table(table: Tensor) -> Tensor:
+    """A float32 copy of a table of text rows [K, D].
+
+    Raises:
+        UserError: another shape, no row, or values that are not finite.
+    """
+    if table.dim() != 2 or 0 in table.shape:
+        raise UserError(
+            f"the text table has the shape {list(table.shape)}; expected [rows, width], one row per class: "
+            "make it with class_table(backbone, names)"
+        )
+    if not torch.isfinite(table).all():
+        raise UserError("the text table holds values that are not finite; make it again with class_table")
+    return table.detach().to(torch.float32).clone()

@@ -1,0 +1,99 @@
+"""Conditionings that are tables of tokens: class names, learned tokens, class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perception.conditioning.base import Conditioning, Versioned, check_table, text_identity
+from perception.errors import UserError
+
+
+class ClassNames(Conditioning):
+    """One token per class, the same for all images; no start, end or padding tokens (VPD, section 3.2)."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:  # [K, D], one row per class; see class_table
+        super().__init__()
+        self.register_buffer("table", check_table(table))
+        self.tokens, self.width = table.shape
+        self._digest = Versioned()
+
+    def forward(self, given: Sequence[Any] | None = None) -> Tensor:
+        """The table as [1, K, D]; `given` is ignored."""
+        return self.table.unsqueeze(0)
+
+    def identity(self, given: Any = None) -> str:
+        """Digest of the table."""
+        return self._digest(self.table)
+
+
+class LearnedTokens(Conditioning):
+    """Free tokens in place of text, the same for all images (MetaPrompts: Wan et al. 2023, arXiv 2312.14733)."""
+
+    def __init__(
+        self,
+        tokens: int,  # K
+        width: int,  # D
+        seed: int = 0,  # of the initial values N(0, 1), which is the scale of CLIP's final LayerNorm
+    ) -> None:
+        super().__init__()
+        if tokens < 1:
+            raise UserError(f"{tokens} learned tokens were asked for; expected at least 1")
+        generator = torch.Generator(device="cpu")
+        generator.manual_seed(seed)
+        self.embedding = nn.Parameter(torch.randn(1, tokens, width, generator=generator))
+        self.tokens, self.width = tokens, width
+        self._digest = Versioned()
+
+    def forward(self, given: Sequence[Any] | None = None) -> Tensor:
+        """The tokens as [1, K, D]; `given` is ignored."""
+        return self.embedding
+
+    def identity(self, given: Any = None) -> str:
+        """Digest of the tokens as they are now."""
+        return self._digest(self.embedding)
+
+
+class ClassId(Conditioning):
+    """One token per image: the row of its class, e.g. the room type in VPD's depth network.
+
+    Unknown classes (-1), and all images when nothing is given, take the mean of the rows.
+    """
+
+    per_image = True
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:  # [K, D], one row per class; see class_table
+        super().__init__()
+        self.register_buffer("table", check_table(table))
+        self.tokens, self.width = 1, table.shape[1]
+        self._digest = Versioned()
+
+    def forward(self, given: Sequence[int] | None = None) -> Tensor:
+        """Rows [B, 1, D] of the class ids; [1, 1, D], the mean row, for None.
+
+        Raises:
+            UserError: an id that is not -1 .. K-1.
+        """
+        ids = [self._checked(number) for number in ([-1] if given is None else given)]
+        rows = torch.cat([self.table, self.table.mean(dim=0, keepdim=True)])  # index -1 is the mean
+        return rows[ids].unsqueeze(1)
+
+    def identity(self, given: Any = None) -> str:
+        """Digest of the table and the id."""
+        return text_identity(self._digest(self.table), -1 if given is None else self._checked(given))
+
+    def _checked(self, number: int) -> int:
+        rows = len(self.table)
+        number = int(number)
+        if not -1 <= number < rows:
+            raise UserError(
+                f"the class id {number} is outside the table of {rows} rows; expected 0 to {rows - 1}, "
+                "or -1 for an unknown class"
+            )
+        return number
