@@ -53,7 +53,7 @@ def load_backbone(
         UserError: when the folder is incomplete, truncated, inconsistent or of an unsupported kind. Configs and file
             sizes are checked before any weight is loaded.
     """
-    kind, place = _dtype(dtype), _device(device)
+    kind, place = _dtype(dtype), pick_device(device)
     folder = check_model_folder(_resolve(name), None if vae is None else _autoencoder(_resolve(vae)))
     scheduler_class, scheduler_path = folder.scheduler
     if not hasattr(diffusers, scheduler_class):
@@ -105,7 +105,12 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return kind
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the first of CUDA, MPS and CPU that is available.
+
+    Raises:
+        UserError: it is no device, or not available on this machine.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return torch.device(next(name for name, there in available.items() if there))

@@ -68,7 +68,7 @@ def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
     return load_backbone(
         args.backbone,
         dtype=args.dtype,
-        device=args.device or _local_device(),
+        device=args.device or local_device(),
         random_init_seed=args.random_init_seed,
         vae=args.vae,
     )
@@ -99,7 +99,8 @@ def comma_ints(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in comma_list(text))
 
 
-def _local_device() -> str | None:
+def local_device() -> str | None:
+    """The GPU of this rank under torchrun; None elsewhere."""
     import torch
 
     local_rank = os.environ.get("LOCAL_RANK")

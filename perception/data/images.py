@@ -71,6 +71,14 @@ def image_tensor(
     return pixels.permute(2, 0, 1).contiguous().float().div_(255)
 
 
+def nearest_size(height: int, width: int, multiple: int = 64) -> tuple[int, int]:
+    """The nearest sides that are multiples of `multiple` pixels, each at least one multiple.
+
+    64: a VAE of factor 8 and three halvings of the denoiser.
+    """
+    return max(multiple, round(height / multiple) * multiple), max(multiple, round(width / multiple) * multiple)
+
+
 def content_hash(content: np.ndarray | torch.Tensor | bytes) -> str:
     """SHA-256 (hex) of dtype, shape and bytes; of `bytes` alone, the plain digest of a file with this content."""
     if isinstance(content, bytes):
