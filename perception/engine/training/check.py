@@ -48,7 +48,8 @@ _TABLES = {  # dictionaries without a constructor
     ("auto_scale_lr",): {"enable", "base_batch_size"},
     ("model", "test_cfg"): {"mode", "crop_size", "stride"},
     ("optim_wrapper", "paramwise_cfg"): {"custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"}
-    | {"dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"},
+    | {"dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"}
+    | {"rule", "unet_lr_scale", "quirks"},  # of VPDParamGroups
 }
 _DEFAULT_TYPES: dict[tuple[str, ...], Callable[..., Any]] = {  # where `type` may be left out
     ("val_cfg",): ValLoop,
