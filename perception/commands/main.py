@@ -17,6 +17,7 @@ from perception.errors import UserError
 COMMANDS = {
     "extract": "perception.commands.extract",
     "classify": "perception.commands.classify",
+    "segment": "perception.commands.segment",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
     "world": "perception.commands.world",

@@ -1,0 +1,124 @@
+"""Folders of trained models, as `tools/train.py` and `perception convert` write them: which task, on which backbone."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from perception.commands.common import local_device
+from perception.commands.extract import size_pair
+from perception.errors import UserError
+
+SHIPPED = Path(__file__).parents[1] / "heads"
+TASKS = ("semantic", "referring", "depth")
+_FILES = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder with config.json and model.safetensors, not yet loaded."""
+
+    folder: Path
+    task: str  # of TASKS
+    config: dict[str, Any]  # arguments of the network's constructor
+
+    def digest(self) -> str:
+        """Names weights and config: the model's part of a job's fingerprint."""
+        from perception.data.files import file_hash
+
+        hashes = [file_hash(self.folder / name) for name in _FILES]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """--model, --backbone, --device, --size."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", type=Path, metavar="FOLDER", help=f"a trained model (default: {default})")
+    group.add_argument(
+        "--backbone", metavar="NAME", help="where its diffusion model lies on this machine (default: as trained)"
+    )
+    group.add_argument("--device", help="torch device (default: the best one present)")
+    group.add_argument(
+        "--size",
+        type=size_pair,
+        help="the network sees: side, or HEIGHTxWIDTH, multiples of 64 (default: as trained, else the nearest to the "
+        "image's); results have the image's own size",
+    )
+
+
+def read_artifact(folder: Path | None, default_task: str) -> Artifact:
+    """The artifact in `folder`, by default the shipped one of a task.
+
+    Raises:
+        UserError: no such folder, a file is missing or broken, or it is no model of this program.
+    """
+    path = SHIPPED / f"mini-{default_task}" if folder is None else folder.expanduser()
+    if folder is None and not path.is_dir():
+        raise UserError(f"No model was given and this installation has no {default_task} one; add --model FOLDER.")
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder; --model takes the folder of a trained model, such as WORK_DIR/model.")
+    missing = [name for name in _FILES if not (path / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{path} is no folder of a trained model: {missing[0]} is missing; --model takes a folder such as "
+            "WORK_DIR/model, where tools/train.py puts it."
+        )
+    config = _config(path / "config.json")
+    task = config.get("task", "semantic" if {"model", "classes", "palette"} <= set(config) else None)
+    if task not in TASKS:
+        raise UserError(f"{path}/config.json describes no model of perception; its task must be {', '.join(TASKS)}.")
+    return Artifact(path, task, config)
+
+
+def check_classes(names: Sequence[str], artifact: Artifact) -> None:
+    """Raises UserError for a class that a semantic model does not have."""
+    known = artifact.config["classes"]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"choose among {', '.join(known)}."
+            raise UserError(f"{artifact.folder} has no class '{name}'; {hint}")
+
+
+def place(args: argparse.Namespace) -> Any:
+    """The torch device of parsed arguments; under torchrun each rank takes the GPU of its LOCAL_RANK."""
+    from perception.backbones.loading import pick_device
+
+    return pick_device(args.device or local_device())
+
+
+def load_semantic(artifact: Artifact, backbone: str | None) -> Any:
+    """The SegmentationModel of an artifact, in eval mode on the CPU. Imports mmseg, for seconds."""
+    from perception.engine.training.artifact import SegmentationModel
+
+    if backbone is None:
+        return load_network(SegmentationModel.from_pretrained, artifact)
+    model = json.loads(json.dumps(artifact.config["model"]))
+    if "name" not in model["backbone"]:
+        raise UserError(f"{artifact.folder} has no diffusion backbone; leave --backbone out.")
+    model["backbone"]["name"] = backbone
+    return load_network(SegmentationModel.from_pretrained, artifact, model=model)
+
+
+def load_network(from_pretrained: Callable[..., Any], artifact: Artifact, **changes: Any) -> Any:
+    """The network of an artifact, in eval mode on the CPU; `changes` replace values of its config."""
+    with redirect_stdout(sys.stderr):  # huggingface_hub prints where the weights come from
+        return from_pretrained(artifact.folder, **changes).eval()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is broken ({error}); copy the folder again.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is broken (no JSON object); copy the folder again.")
+    return config

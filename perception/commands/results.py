@@ -1,0 +1,119 @@
+"""What `segment` and `depth` share: image files in, pictures and manifest lines out, and a few lines printed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+
+from perception.data.images import read_image
+from perception.engine.items import Item
+from perception.engine.jobs import JobOptions, Outcome
+from perception.engine.manifest import DONE, read_manifest
+from perception.engine.plan import CostPlan, measure, plan, remaining
+from perception.engine.runner import run_job
+from perception.errors import UserError
+
+MOST_LINES = 20  # images listed one by one
+_LINE_BYTES = 600  # of a manifest line
+
+
+class Picture(NamedTuple):
+    """One image file, read."""
+
+    id: str  # of the item
+    image: Image.Image
+
+
+class FileJob(Protocol):
+    """A job predictor (perception.engine.jobs.Predictor) whose cost one call tells."""
+
+    fingerprint: str
+    options: Mapping[str, Any]
+    device: torch.device
+    evaluations: int  # rows through the denoiser per image
+
+    def prepare(self, item: Item) -> Picture:
+        """Read one file."""
+
+    def __call__(self, batch: Sequence[Picture], /) -> list[Outcome]:
+        """Records and files of pictures."""
+
+
+def read_picture(item: Item) -> Picture:
+    """The picture of an item. Raises UserError when it is no usable image."""
+    if item.path is None:
+        raise UserError(f"{item.id} has no image file.")
+    return Picture(item.id, read_image(item.path))
+
+
+def picture_name(item_id: str) -> str:
+    """The file name of an item's picture: its id, with .png behind other suffixes."""
+    return item_id if item_id.endswith(".png") else f"{item_id}.png"
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Of everything that changes a result."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_files(
+    items: Sequence[Item],
+    build: Callable[[], FileJob],
+    options: JobOptions,
+    line: Callable[[Mapping[str, Any]], str],  # what to print of a manifest record, behind its id
+) -> int:
+    """Run the job, print results and counts once; returns its exit status.
+
+    Raises:
+        UserError: two images would be written to one picture, and what `run_job` raises.
+    """
+    names: dict[str, str] = {}
+    for item in items:
+        other = names.setdefault(picture_name(item.id), item.id)
+        if other != item.id:
+            raise UserError(
+                f"{other} and {item.id} would have one result, {picture_name(item.id)}; rename one of them."
+            )
+    summary = run_job(items, build, options)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join([*_listing(options.out, items, line), summary.render()]))
+    return summary.exit_code
+
+
+def plan_files(job: FileJob, items: Sequence[Item], out: Path | None, batch_size: int = 1) -> CostPlan:
+    """What the job would cost: its first readable image, measured and multiplied. Nothing is written.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    picture = next(_readable(job, items), None)
+    if picture is None:
+        raise UserError("None of the images can be read; the same command without --dry-run says why, one by one.")
+    (outcome,) = job([picture])
+    measured = measure(lambda: job([picture]), job.device)
+    written = _LINE_BYTES + sum(map(len, outcome.files.values()))
+    todo = remaining(items, out)
+    return plan(measured, todo, batch_size=batch_size, evaluations=job.evaluations, disk_bytes=written)
+
+
+def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Picture]:
+    for item in items:
+        try:
+            yield job.prepare(item)
+        except UserError:
+            continue
+
+
+def _listing(out: Path, items: Sequence[Item], line: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    wanted = {item.id for item in items}
+    records = [record for record in read_manifest(out) if record["status"] == DONE and record["id"] in wanted]
+    width = max((len(record["id"]) for record in records[:MOST_LINES]), default=0)
+    lines = [f"{record['id']:<{width}}  {line(record)}" for record in records[:MOST_LINES]]
+    return [*lines, *([f"... and {len(records) - MOST_LINES} more"] if len(records) > MOST_LINES else [])]

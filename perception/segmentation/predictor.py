@@ -1,0 +1,121 @@
+"""Images in, segmentations out: semantic label maps, and masks of what a sentence refers to.
+
+labels = SemanticPredictor(network)(image).labels           # PIL image -> uint8 [H, W]
+(found,) = ReferringPredictor(network)(image, ["the man in red"])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from perception.conditioning import ClassNames
+from perception.data.images import image_tensor, nearest_size
+from perception.errors import UserError
+from perception.segmentation.maps import check_maps, token_maps
+from perception.segmentation.vpd import VPD
+
+Size = tuple[int, int]  # height, width in pixels
+_MOST_VALUES = 2**25  # of logits at the size of the image, at a time: 128 MiB in float32
+
+
+class SemanticNetwork(Protocol):
+    """What the predictor needs of a trained segmentor, such as SegmentationModel of perception.engine."""
+
+    classes: list[str]  # by class id
+    image_size: Size | None  # it was trained at; None: any
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Logits [B, classes, H, W] of RGB images [B, 3, H, W] in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class SemanticResult:
+    """The classes of one image."""
+
+    labels: np.ndarray  # uint8 [H, W], class ids, at the image's own size
+    areas: dict[
+        str, float
+    ]  # class name -> share of the pixels, for classes that are there, in order of their ids; nan when
+    # the logits are not finite (an overflow of half precision)
+
+
+class SemanticPredictor:
+    """A semantic segmentor for images of any size.
+
+    Raises:
+        UserError: more classes than a label picture can hold, or a size the network cannot take.
+    """
+
+    def __init__(
+        self,
+        network: SemanticNetwork,  # in eval mode
+        size: Size | None = None,  # the network sees; None: that of its training, else the image's nearest
+        device: torch.device | str = "cpu",  # where the network is
+        vpd: VPD | None = None,  # the network's backbone where it is one: for `maps`
+    ) -> None:
+        if len(network.classes) > 255:
+            raise UserError(f"the model has {len(network.classes)} classes; a label picture holds at most 255")
+        self.network = network
+        self.classes = list(network.classes)
+        self.size = checked_size(size) or network.image_size
+        self.device = torch.device(device)
+        self.vpd = vpd
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> SemanticResult:
+        """The class of every pixel of one image."""
+        logits = self.network(network_input(image, self.size).to(self.device)).float()
+        labels = largest(logits[0], (image.height, image.width))
+        return SemanticResult(labels, self._areas(labels) if torch.isfinite(logits).all() else {"": float("nan")})
+
+    @torch.no_grad()
+    def maps(self, image: Image.Image) -> dict[str, np.ndarray]:
+        """Class name -> attention map float32 [h, w] in [0, 1], at the finest stride that has maps.
+
+        Raises:
+            UserError: the network is no VPD that is told its class names.
+        """
+        vpd = check_maps(self.vpd, ClassNames)
+        maps = token_maps(vpd, vpd(network_input(image, self.size).to(self.device)))[0].cpu().numpy()
+        return dict(zip(self.classes, maps, strict=True))
+
+    def _areas(self, labels: np.ndarray) -> dict[str, float]:
+        counts = np.bincount(labels.reshape(-1), minlength=len(self.classes)).tolist()
+        return {name: count / labels.size for name, count in zip(self.classes, counts, strict=True) if count}
+
+
+def network_input(image: Image.Image, size: Size | None) -> Tensor:
+    """One RGB image as [1, 3, h, w] in [0, 1], distorted to `size`, or to the nearest multiples of 64 pixels."""
+    height, width = size or nearest_size(image.height, image.width)
+    return image_tensor(image.convert("RGB"), (height, width), fit="squash", interpolation="bilinear")[None]
+
+
+def checked_size(size: Size | None) -> Size | None:
+    """The size itself. Raises UserError unless both sides are positive multiples of 64 pixels."""
+    if size is not None and (min(size) < 64 or size[0] % 64 or size[1] % 64):
+        nearest = "x".join(map(str, nearest_size(*size)))
+        raise UserError(f"size {size[0]}x{size[1]} does not fit: both sides must be multiples of 64; try {nearest}.")
+    return size
+
+
+def largest(logits: Tensor, size: Size) -> np.ndarray:
+    """argmax over the classes of logits [K, h, w] resized bilinearly to `size`: uint8 [H, W].
+
+    Some classes at a time: 150 classes of a photograph of 12 megapixels are 7 GB.
+    """
+    step = max(1, _MOST_VALUES // (size[0] * size[1]))
+    best = torch.full(size, -torch.inf, device=logits.device)
+    labels = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    for first in range(0, len(logits), step):
+        part = F.interpolate(logits[None, first : first + step], size, mode="bilinear")[0]
+        value, index = part.max(dim=0)
+        better = value > best
+        best, labels = torch.where(better, value, best), torch.where(better, (index + first).to(torch.uint8), labels)
+    return labels.cpu().numpy()
