@@ -1,0 +1,109 @@
+"""Metric depth of one image.
+
+network = DepthNet.from_pretrained(FOLDER)
+metres = network(images)                                   # [B, 1, H, W]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perception.backbones import DiffusionBackbone
+from perception.conditioning import NYU_ROOMS, build_conditioning
+from perception.conditioning.building import ConditioningKind
+from perception.depth.head import DepthHead
+from perception.segmentation.controls import TimmEncoder
+from perception.segmentation.task_network import TaskNetwork, open_backbone
+from perception.segmentation.vpd import VPD, Trained
+
+
+class DepthNet(TaskNetwork):
+    """VPD's depth network: the pyramid of an image told its room, fused and decoded to metres.
+
+    The published model: backbone SD 1.5, conditioning "class_id" over the 27 NYU rooms with IMAGENET_TEMPLATES and
+    length 20, adapter, latent_scale 1.0, train "denoiser", fusion_channels 1536, num_filters (32, 32, 32),
+    decoder_channels 192.
+
+    Raises:
+        UserError: another task or backbone than the weights are for, and whatever VPD and DepthHead raise.
+    """
+
+    task = "depth"
+
+    def __init__(
+        self,
+        backbone: str | DiffusionBackbone = "mini",  # what load_backbone takes, or a loaded one (fresh, if trained)
+        dtype: str = "float32",  # of the frozen weights
+        vae: str | None = None,  # another VAE folder
+        random_init_seed: int | None = None,  # random backbone weights: the control experiment
+        backbone_fingerprint: str | None = None,  # of the backbone that the weights were trained on
+        conditioning: ConditioningKind = "class_id",  # what the denoiser is told; see build_conditioning
+        names: Sequence[str] = NYU_ROOMS,  # class_id, class_names: rows of the text table
+        templates: Sequence[str] = ("a photo of a {}",),  # of that table; () = the table comes with the weights
+        tokens: int | None = None,  # learned: how many
+        length: int | None = None,  # tokens that texts are padded to; None: all that the text encoder takes
+        truncate: bool = False,  # cut longer texts instead of raising
+        adapter: bool = False,  # correct the text by a TextAdapter
+        timestep: int = 1,  # of the training schedule
+        latent_scale: float | None = None,  # None: the model's own; 1.0: the published networks
+        map_strides: Sequence[int] = (),  # pixels; scales with attention maps
+        map_places: Sequence[str] = ("up", "down"),  # layers averaged
+        train: Trained = "head",  # besides the head: nothing | adapter, tokens | also UNet | also LoRA
+        lora_rank: int = 8,
+        attn_grad: bool = False,  # let gradients through the maps
+        checkpointing: bool = False,  # save memory in training
+        shortcuts: bool = True,  # exact savings
+        max_depth: float = 10.0,  # metres
+        fusion_channels: int = 512,
+        num_filters: Sequence[int] = (128, 64, 32),  # of the deconvolutions
+        deconv_kernels: Sequence[int] = (2, 2, 2),
+        decoder_channels: int = 32,  # at full resolution
+        encoder: str | None = None,  # a timm model, trained from scratch, in the diffusion model's place: a control
+        image_size: Sequence[int] | None = None,  # height, width of the training images
+        metrics: Mapping[str, Any] | None = None,  # of the validation that chose these weights
+        task: str = "depth",  # written into config.json
+    ) -> None:
+        super().__init__()
+        if encoder is None:
+            model = open_backbone(backbone, dtype, vae, random_init_seed)
+            # fmt: off
+            told = build_conditioning(
+                conditioning, model, names=names, templates=templates, tokens=tokens, length=length,
+                truncate=truncate, table=None if templates else torch.zeros(len(names), model.text_width),
+            )
+            self.encoder = VPD(
+                model, told, adapter=adapter, timestep=timestep, latent_scale=latent_scale,
+                map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
+                train=train, lora_rank=lora_rank, checkpointing=checkpointing, shortcuts=shortcuts,
+            )
+            # fmt: on
+        else:
+            self.encoder = TimmEncoder(encoder)
+        widths = (fusion_channels, num_filters, deconv_kernels, decoder_channels)
+        self.head = DepthHead(self.encoder.channels, self.encoder.strides[0], *widths, max_depth)
+        self._describe(task, backbone_fingerprint, image_size, metrics)
+
+    def forward(self, images: Tensor, given: Sequence[Any] | None = None) -> Tensor:
+        """Depth float32 [B, 1, H, W] in metres, in (0, max_depth).
+
+        Args:
+            images: RGB [B, 3, H, W] in [0, 1], any H and W.
+            given: what the conditioning takes, one entry per image: class ids (-1 = unknown; None: all unknown),
+                captions, or nothing.
+        """
+        return self.decode(self.encoder(self.pad(images), given), (images.shape[-2], images.shape[-1]))
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1], filled at the bottom and right with mid grey up to the coarsest stride."""
+        multiple = max(self.encoder.strides)
+        down, right = (-side % multiple for side in images.shape[-2:])
+        return F.pad(images, (0, right, 0, down), value=0.5) if down or right else images
+
+    def decode(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Depth float32 [B, 1, H, W] in metres of the encoder's maps; `size` is (H, W) before padding."""
+        return self.head(features, size)
