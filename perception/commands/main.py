@@ -18,6 +18,7 @@ COMMANDS = {
     "extract": "perception.commands.extract",
     "classify": "perception.commands.classify",
     "segment": "perception.commands.segment",
+    "depth": "perception.commands.depth",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
     "world": "perception.commands.world",

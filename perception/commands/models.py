@@ -38,7 +38,7 @@ class Artifact:
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, default: str, *, any_size: bool = False) -> None:
     """--model, --backbone, --device, --size."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", type=Path, metavar="FOLDER", help=f"a trained model (default: {default})")
@@ -49,8 +49,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     group.add_argument(
         "--size",
         type=size_pair,
-        help="the network sees: side, or HEIGHTxWIDTH, multiples of 64 (default: as trained, else the nearest to the "
-        "image's); results have the image's own size",
+        help="the network sees: side, or HEIGHTxWIDTH"
+        + (
+            " (default: as trained, else the image's)"
+            if any_size
+            else ", multiples of 64 (default: as trained, else the nearest to the image's)"
+        )
+        + "; results have the image's own size",
     )
 
 
@@ -80,7 +85,7 @@ def read_artifact(folder: Path | None, default_task: str) -> Artifact:
 
 def check_classes(names: Sequence[str], artifact: Artifact) -> None:
     """Raises UserError for a class that a semantic model does not have."""
-    known = artifact.config["classes"]
+    known = artifact.config.get("classes", ())
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)
@@ -100,16 +105,21 @@ def load_semantic(artifact: Artifact, backbone: str | None) -> Any:
     from perception.engine.training.artifact import SegmentationModel
 
     if backbone is None:
-        return load_network(SegmentationModel.from_pretrained, artifact)
+        return _load(SegmentationModel.from_pretrained, artifact)
     model = json.loads(json.dumps(artifact.config["model"]))
     if "name" not in model["backbone"]:
         raise UserError(f"{artifact.folder} has no diffusion backbone; leave --backbone out.")
     model["backbone"]["name"] = backbone
-    return load_network(SegmentationModel.from_pretrained, artifact, model=model)
+    return _load(SegmentationModel.from_pretrained, artifact, model=model)
 
 
-def load_network(from_pretrained: Callable[..., Any], artifact: Artifact, **changes: Any) -> Any:
-    """The network of an artifact, in eval mode on the CPU; `changes` replace values of its config."""
+def load_network(from_pretrained: Callable[..., Any], artifact: Artifact, backbone: str | None) -> Any:
+    """A TaskNetwork from its artifact, in eval mode on the CPU, on another folder of the same backbone if named."""
+    return _load(from_pretrained, artifact, **({} if backbone is None else {"backbone": backbone}))
+
+
+def _load(from_pretrained: Callable[..., Any], artifact: Artifact, **changes: Any) -> Any:
+    """`changes` replace values of the artifact's config."""
     with redirect_stdout(sys.stderr):  # huggingface_hub prints where the weights come from
         return from_pretrained(artifact.folder, **changes).eval()
 

@@ -35,14 +35,14 @@ class FileJob(Protocol):
     """A job predictor (perception.engine.jobs.Predictor) whose cost one call tells."""
 
     fingerprint: str
-    options: Mapping[str, Any]
+    options: dict[str, Any]
     device: torch.device
     evaluations: int  # rows through the denoiser per image
 
-    def prepare(self, item: Item) -> Picture:
+    def prepare(self, item: Item) -> Any:
         """Read one file."""
 
-    def __call__(self, batch: Sequence[Picture], /) -> list[Outcome]:
+    def __call__(self, batch: Sequence[Any], /) -> list[Outcome]:
         """Records and files of pictures."""
 
 
@@ -103,7 +103,7 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None, batch_size
     return plan(measured, todo, batch_size=batch_size, evaluations=job.evaluations, disk_bytes=written)
 
 
-def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Picture]:
+def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Any]:
     for item in items:
         try:
             yield job.prepare(item)

@@ -7,11 +7,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perception.commands.common import add_job_arguments, comma_list, job_options
-from perception.commands.models import Artifact, add_model_arguments, check_classes, load_semantic, place, read_artifact
+from perception.commands.models import (
+    Artifact,
+    add_model_arguments,
+    check_classes,
+    load_network,
+    load_semantic,
+    place,
+    read_artifact,
+)
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.commands.segment_job import SemanticFiles
+    from perception.commands.segment_job import ReferringFiles, SemanticFiles
 
 SUMMARY = "label every pixel of images, or find what a sentence refers to"
 EXAMPLES = """perception segment photos/ --out runs/labels
@@ -50,17 +58,17 @@ def run(args: argparse.Namespace) -> int:
     _check_task(artifact, args.text)
     _check_words(artifact, args.text, args.classes)
     from perception.commands.results import run_files
-    from perception.commands.segment_job import semantic_line
+    from perception.commands.segment_job import referring_line, semantic_line
     from perception.engine.items import image_items
 
     items = image_items(args.images)
-    build = partial(_semantic, args, artifact)
+    build = partial(_referring if args.text else _semantic, args, artifact)
     if args.dry_run:
         from perception.commands.results import plan_files
 
         print(plan_files(build(), items, args.out, args.batch_size).render())
         return 0
-    return run_files(items, build, job_options(args), semantic_line)
+    return run_files(items, build, job_options(args), referring_line if args.text else semantic_line)
 
 
 def _check_task(artifact: Artifact, texts: list[str]) -> None:
@@ -94,6 +102,20 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
         check_maps(vpd, ClassNames)  # before the job begins
     predictor = SemanticPredictor(network, args.size, device, vpd)
     return SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact))
+
+
+def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
+    from perception.commands.segment_job import ReferringFiles
+    from perception.conditioning import Sentences
+    from perception.segmentation.maps import check_maps
+    from perception.segmentation.predictor import ReferringPredictor
+    from perception.segmentation.referring import ReferringNet
+
+    network = load_network(ReferringNet.from_pretrained, artifact, args.backbone)
+    predictor = ReferringPredictor(network, args.size, place(args))
+    if args.maps:
+        check_maps(predictor.vpd, Sentences)  # before the job begins
+    return ReferringFiles(predictor, args.text, _settings(args, artifact))
 
 
 def _settings(args: argparse.Namespace, artifact: Artifact) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from perception.commands.results import Picture, fingerprint, picture_name, read_picture
 from perception.data.overlay import overlay_labels
-from perception.data.pictures import overlay_heat, png_bytes
+from perception.data.pictures import distinct_colour, overlay_heat, png_bytes
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
-from perception.segmentation.predictor import SemanticPredictor
+from perception.segmentation.predictor import ReferringPredictor, SemanticPredictor
 
 _NO_LABEL = 255  # no class has this id
 _MOST_CLASSES = 4  # named in a printed line
@@ -69,6 +69,71 @@ class SemanticFiles:
         return {
             f"maps/{picture.id}/{slug(name)}.png": png_bytes(overlay_heat(pixels, maps[name])) for name in self.names
         }
+
+
+class ReferringFiles:
+    """Job predictor of a referring model: masks/ID/N-TEXT.png (0 or 255), the same of overlays, and below maps a
+    folder per sentence with N-WORD.png.
+
+    The record holds `size` (height, width) and `found`: per sentence `text`, `area` (share of the pixels), `score`
+    (mean probability over the mask; null: nothing was found) and `mask` (its file).
+    """
+
+    def __init__(
+        self,
+        predictor: ReferringPredictor,
+        texts: Sequence[str],  # the same for every image
+        settings: Mapping[str, Any],  # everything else that changes a result; `maps` and `overlay` are read
+    ) -> None:
+        predictor.check(texts)
+        self.predictor = predictor
+        self.device = predictor.device
+        self.texts = list(texts)
+        self.names = [f"{number}-{slug(text)}" for number, text in enumerate(texts)]
+        self.evaluations = len(texts) * (2 if settings["maps"] else 1)
+        self.options = {**settings, "text": self.texts}
+        self.fingerprint = fingerprint(self.options)
+
+    def prepare(self, item: Item) -> Picture:
+        """Read one file."""
+        return read_picture(item)
+
+    def __call__(self, batch: Sequence[Picture]) -> list[Outcome]:
+        """Find every sentence in pictures."""
+        return [self._one(picture) for picture in batch]
+
+    def _one(self, picture: Picture) -> Outcome:
+        pixels, files, found = np.asarray(picture.image), {}, []
+        for number, result in enumerate(self.predictor(picture.image, self.texts)):
+            name = f"{picture.id}/{self.names[number]}.png"
+            files[f"masks/{name}"] = png_bytes(result.mask.astype(np.uint8) * 255)
+            if self.options["overlay"]:
+                labels = np.where(result.mask, 0, _NO_LABEL)
+                files[f"overlays/{name}"] = png_bytes(overlay_labels(pixels, labels, [distinct_colour(number)]))
+            score = None if result.score is None else round(result.score, 4)
+            record = {"text": result.text, "area": round(result.area, 6), "score": score, "mask": f"masks/{name}"}
+            found.append(record)
+        if self.options["maps"]:
+            files |= self._maps(picture)
+        return Outcome({"size": list(pixels.shape[:2]), "found": found}, files)
+
+    def _maps(self, picture: Picture) -> dict[str, bytes]:
+        files, pixels = {}, np.asarray(picture.image)
+        for name, text in zip(self.names, self.texts, strict=True):
+            for number, (word, values) in enumerate(self.predictor.maps(picture.image, text)):
+                path = f"maps/{picture.id}/{name}/{number}-{slug(word)}.png"
+                files[path] = png_bytes(overlay_heat(pixels, values))
+        return files
+
+
+def referring_line(record: Mapping[str, Any]) -> str:
+    """'"the red car" 4.2 % (score 0.93), ...' of a record."""
+    return ", ".join(
+        f'"{one["text"]}" {100 * one["area"]:.1f} % (score {one["score"]:.2f})'
+        if one["score"] is not None
+        else f'"{one["text"]}" not found'
+        for one in record["found"]
+    )
 
 
 def semantic_line(record: Mapping[str, Any]) -> str:

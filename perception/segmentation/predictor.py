@@ -6,8 +6,10 @@ labels = SemanticPredictor(network)(image).labels           # PIL image -> uint8
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from perception.conditioning import ClassNames
+from perception.conditioning import ClassNames, Sentences
 from perception.data.images import image_tensor, nearest_size
 from perception.errors import UserError
-from perception.segmentation.maps import check_maps, token_maps
+from perception.segmentation.maps import check_maps, token_maps, word_maps
+from perception.segmentation.referring import ReferringNet
 from perception.segmentation.vpd import VPD
 
 Size = tuple[int, int]  # height, width in pixels
@@ -89,6 +92,77 @@ class SemanticPredictor:
     def _areas(self, labels: np.ndarray) -> dict[str, float]:
         counts = np.bincount(labels.reshape(-1), minlength=len(self.classes)).tolist()
         return {name: count / labels.size for name, count in zip(self.classes, counts, strict=True) if count}
+
+
+@dataclass(frozen=True)
+class ReferringResult:
+    """What one sentence refers to in one image."""
+
+    text: str
+    mask: np.ndarray  # bool [H, W], at the image's own size
+    area: float  # share of the pixels
+    score: float | None  # mean probability over the mask, in (0.5, 1]; None: nothing was found; nan: an overflow
+
+
+class ReferringPredictor:
+    """A referring network for images of any size, which are encoded once for all sentences.
+
+    Raises:
+        UserError: a size the network cannot take, and what loading a folder raises.
+    """
+
+    def __init__(
+        self,
+        model: ReferringNet | str | Path,  # or its folder
+        size: Size | None = None,  # the network sees; None: that of its training, else the image's nearest
+        device: torch.device | str = "cpu",
+        rows: int = 8,  # sentences per denoiser call
+    ) -> None:
+        network = model if isinstance(model, ReferringNet) else ReferringNet.from_pretrained(model)
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.size = checked_size(size) or self.network.image_size
+        self.vpd = self.network.encoder if isinstance(self.network.encoder, VPD) else None  # None: a control
+        self.rows = rows
+
+    def check(self, sentences: Sequence[str]) -> None:
+        """Raises UserError for an empty sentence, and for one with more tokens than the network takes."""
+        conditioning: Any = self.network.encoder.conditioning
+        conditioning(list(sentences))
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, sentences: Sequence[str]) -> list[ReferringResult]:
+        """One result per sentence. Raises UserError as `check` does."""
+        pixels, size = network_input(image, self.size).to(self.device), (image.height, image.width)
+        latent = None if self.vpd is None else self.vpd.encode(pixels)
+        found = []
+        for start in range(0, len(sentences), self.rows):
+            told = list(sentences[start : start + self.rows])
+            if latent is None:
+                logits = self.network.decode(self.network.encoder(pixels.expand(len(told), -1, -1, -1), told), size)
+            else:
+                logits = self.network.refer(latent, told, size=size, rows=self.rows)
+            found += [_referred(text, row[1] - row[0]) for text, row in zip(told, logits, strict=True)]
+        return found
+
+    @torch.no_grad()
+    def maps(self, image: Image.Image, sentence: str) -> list[tuple[str, np.ndarray]]:
+        """(word, attention map float32 [h, w] in [0, 1]) in the order of the sentence.
+
+        Raises:
+            UserError: the network reads no attention maps.
+        """
+        vpd = check_maps(self.vpd, Sentences)
+        maps = token_maps(vpd, vpd(network_input(image, self.size).to(self.device), [sentence]))[0]
+        return [(word, value.cpu().numpy()) for word, value in word_maps(vpd, maps, sentence)]
+
+
+def _referred(text: str, margin: Tensor) -> ReferringResult:
+    """The result of logits foreground - background [H, W]: p = sigmoid(margin) above 1/2."""
+    mask = margin > 0
+    count, finite = int(mask.sum()), bool(torch.isfinite(margin).all())
+    score = float(margin[mask].sigmoid().mean()) if count else None
+    return ReferringResult(text, mask.cpu().numpy(), count / mask.numel(), score if finite else float("nan"))
 
 
 def network_input(image: Image.Image, size: Size | None) -> Tensor:

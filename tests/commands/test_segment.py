@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from perception.commands.main import main
@@ -187,3 +188,86 @@ def test_a_moved_backbone_is_named(segment, semantic_model, tiny_sd, tmp_path):
     moved = shutil.copytree(tiny_sd, tmp_path / "moved")
     assert segment("--backbone", moved) == 0 and segment(out="plain") == 0
     assert (tmp_path / "out" / "labels" / "a.png").read_bytes() == (tmp_path / "plain/labels/a.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def referring_model(tiny_sd, tmp_path_factory):
+    """The artifact folder of an untrained referring network on the tiny Stable Diffusion, for 64 x 64 pixels."""
+    from perception.segmentation.referring import ReferringNet
+
+    folder = tmp_path_factory.mktemp("referring") / "model"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ReferringNet(str(tiny_sd), length=12, hidden=8, image_size=(64, 64)).save_pretrained(folder)
+    return folder
+
+
+TEXTS = ["the red car's bumper", "Sky!"]
+
+
+@pytest.fixture
+def refer(segment, referring_model):
+    """Run the command with two sentences; later arguments win."""
+    told = [part for text in TEXTS for part in ("--text", text)]
+    return lambda *arguments, **places: segment(*told, *arguments, **{"model": referring_model, **places})
+
+
+def test_masks_overlays_and_records_of_sentences(refer, photos, referring_model, tmp_path, capsys):
+    from perception.segmentation.predictor import ReferringPredictor
+
+    assert refer() == 0
+    assert f'"{TEXTS[0]}" ' in capsys.readouterr().out.splitlines()[0]
+    predictor = ReferringPredictor(referring_model)
+    for line in manifest(tmp_path / "out"):
+        folders = [f"{kind}/{line['id']}" for kind in ("masks", "overlays")]
+        names = ("0-the-red-car-s-bumper.png", "1-sky.png")
+        assert line["output"] == [f"{folder}/{name}" for folder in folders for name in names]
+        image = Image.open(photos / line["id"]).convert("RGB")
+        for record, wanted in zip(line["found"], predictor(image, TEXTS), strict=True):
+            mask = np.asarray(Image.open(tmp_path / "out" / record["mask"]))
+            assert np.array_equal(mask, wanted.mask * np.uint8(255)) and line["size"] == list(mask.shape)
+            assert record["text"] == wanted.text and record["area"] == pytest.approx(wanted.area, abs=1e-6)
+            assert record["score"] == (None if wanted.score is None else pytest.approx(wanted.score, abs=1e-4))
+
+
+def test_a_map_per_word(refer, tmp_path):
+    assert refer("--maps", "--no-overlay") == 0
+    names = sorted(path.name for path in (tmp_path / "out" / "maps" / "b.jpg" / "0-the-red-car-s-bumper").iterdir())
+    assert names == ["0-the.png", "1-red.png", "2-car-s.png", "3-bumper.png"]
+    assert Image.open(tmp_path / "out" / "maps" / "b.jpg" / "1-sky" / "0-sky.png").size == (90, 51)
+
+
+def test_sentences_resume_and_belong_to_out(refer, segment, referring_model, tmp_path, capsys):
+    assert refer() == 0
+    before = files(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "masks" / "b.jpg")
+    assert refer("--batch-size", "2") == 0 and files(tmp_path / "out") == before
+    assert "1 done, 2 already there" in capsys.readouterr().out
+    assert segment("--text", "a dog", model=referring_model) == 2
+    assert "(now ['a dog']); choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "is a referring model, which needs a sentence; add --text"),
+        (["--text", "  "], "A --text is empty; write what to find"),
+        (["--text", "one two three four five six seven eight nine ten eleven twelve"], "tokens and 12 fit; shorten it"),
+    ],
+)
+def test_mistakes_with_sentences(segment, referring_model, tmp_path, capsys, arguments, sentence):
+    assert segment(*arguments, model=referring_model) == 2
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perception: ")]
+    assert len(printed) == 1 and sentence in printed[0]
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+
+
+def test_the_plan_counts_sentences(refer, capsys):
+    assert refer("--dry-run") == 0
+    assert "denoiser evaluations  6\n" in capsys.readouterr().out
+
+
+def test_without_a_model_the_missing_one_is_named(photos, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("perception.commands.models.SHIPPED", tmp_path)
+    assert main(["segment", str(photos), "--text", "a car"]) == 2
+    assert "this installation has no referring one; add --model FOLDER." in capsys.readouterr().err

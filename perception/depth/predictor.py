@@ -1,0 +1,71 @@
+"""Images in, depth maps out.
+
+metres = DepthPredictor(network)(image)                     # PIL image -> float32 [H, W]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from perception.data.images import MIN_SIDE, image_tensor
+from perception.depth.net import DepthNet
+from perception.depth.windows import shift_window_flip
+from perception.errors import UserError
+
+Size = tuple[int, int]  # height, width in pixels
+
+
+class DepthPredictor:
+    """A depth network for images of any size.
+
+    The published test on NYUv2 (VPD, section 4.3) is `size=(480, 640), windows=2, flip=True`.
+
+    Raises:
+        UserError: a size or number of windows below the least, and what loading a folder raises.
+    """
+
+    def __init__(
+        self,
+        model: DepthNet | str | Path,  # or its folder
+        size: Size | None = None,  # the network sees; None: that of its training, else the image's own
+        device: torch.device | str = "cpu",
+        windows: int = 0,  # mean over so many squares of the shorter side; 0: the whole image at once
+        flip: bool = False,  # mean with the mirror image
+    ) -> None:
+        if size is not None and min(size) < MIN_SIDE:
+            raise UserError(f"size {size[0]}x{size[1]} is too small; at least {MIN_SIDE}x{MIN_SIDE} pixels are needed.")
+        if windows < 0:
+            raise UserError(f"windows is {windows}; expected 0 (the whole image at once) or a number of squares.")
+        network = model if isinstance(model, DepthNet) else DepthNet.from_pretrained(model)
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.size = size or self.network.image_size
+        self.windows, self.flip = windows, flip
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, given: Any = None) -> np.ndarray:
+        """Depth float32 [H, W] in metres, at the image's own size.
+
+        Args:
+            image: any mode, any size.
+            given: what the network is told of this image: a room id, a caption, or nothing.
+        """
+        pixels = image_tensor(image.convert("RGB"), self.size, fit="squash", interpolation="bilinear")[None]
+        depth = self._depth(pixels.to(self.device), None if given is None else [given])
+        if depth.shape[-2:] != (image.height, image.width):
+            depth = F.interpolate(depth, (image.height, image.width), mode="bilinear")
+        return depth[0, 0].cpu().numpy()
+
+    def _depth(self, pixels: Tensor, given: Sequence[Any] | None) -> Tensor:
+        if self.windows:
+            return shift_window_flip(self.network, pixels, given, count=self.windows, flip=self.flip)
+        depth = self.network(pixels, given)
+        return (depth + self.network(pixels.flip(-1), given).flip(-1)) / 2 if self.flip else depth
