@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -30,8 +30,10 @@ class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
         attention: nn.Module,  # diffusers Attention with to_q and to_k
         receive: Callable[[Tensor], None],  # gets probabilities [B, K, N], or [B, heads, K, N] for "all"
         heads: HeadReduction = "mean",
+        detach: bool = False,  # probabilities without gradient
     ) -> None:
         self.attention: Any = attention
+        self.detach = detach
         self.receive = receive
         self.heads = heads
         self._query: Tensor | None = None
@@ -57,7 +59,9 @@ class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
         # diffusers' processors project the query first
         query, self._query = self._query, None
         if query is not None:
-            self.receive(attention_probabilities(self.attention, query, output, self.heads))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
+                probabilities = attention_probabilities(self.attention, query, output, self.heads)
+            self.receive(probabilities)
 
 
 def attention_probabilities(attention: Any, query: Tensor, key: Tensor, heads: HeadReduction = "mean") -> Tensor:
@@ -80,7 +84,8 @@ def attention_probabilities(attention: Any, query: Tensor, key: Tensor, heads: H
 
     def one(head: int) -> Tensor:
         q, k = split_query[:, head].float(), split_key[:, head].float()
-        return (q @ k.transpose(-1, -2) * scale).softmax(dim=-1).transpose(-1, -2)  # [B, K, N]
+        with _exact(q):
+            return (q @ k.transpose(-1, -2) * scale).softmax(dim=-1).transpose(-1, -2)  # [B, K, N]
 
     maps = [one(0)] if heads != "all" else [one(h) for h in range(attention.heads)]
     if heads == "all":
@@ -89,6 +94,11 @@ def attention_probabilities(attention: Any, query: Tensor, key: Tensor, heads: H
     for head in range(1, attention.heads):
         total = total + one(head) if heads == "mean" else torch.maximum(total, one(head))
     return (total / attention.heads if heads == "mean" else total).to(query.dtype)
+
+
+def _exact(value: Tensor) -> AbstractContextManager[Any]:
+    """No autocast, which would round the products; the meta device knows none."""
+    return nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False)
 
 
 @dataclass(frozen=True)

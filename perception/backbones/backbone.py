@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from perception.backbones import sharing
+from perception.backbones import folding, sharing
 from perception.backbones.attention import AttentionSpec, HeadReduction, merge_maps, select_layers
 from perception.backbones.conditioning import Condition, TextConditioner
 from perception.backbones.features import extract
 from perception.backbones.latents import LatentCodec, check_latents
+from perception.backbones.memory import RowMemory
 from perception.backbones.noise_path import NoisePath
 from perception.backbones.prediction import Prediction
 from perception.backbones.spec import FeatureSpec, Tap
@@ -156,6 +158,7 @@ class DiffusionBackbone(nn.Module):
         *,
         heads: HeadReduction = "mean",  # of attention taps
         stop: bool = True,  # leave the denoiser after the last tap; False changes nothing but the time
+        detach_maps: bool = False,  # attention taps without gradient
     ) -> dict[str, Tensor]:
         """Feature maps [B, C', h', w'] of one denoiser call, in the order of `taps`.
 
@@ -172,7 +175,9 @@ class DiffusionBackbone(nn.Module):
         if inner:
             modules = self._denoiser.tap_modules()
             chosen = {name: modules[name] for name in inner}
-            taken |= record(lambda: self._call(x_t, t, condition), chosen, inner[-1] if stop else None, heads)
+            taken |= record(
+                lambda: self._call(x_t, t, condition), chosen, inner[-1] if stop else None, heads, detach_maps
+            )
         size = (x_t.shape[-2], x_t.shape[-1])
         return {name: as_map(taken[name], self.taps[name], size, self.latent_stride) for name in taps}
 
@@ -221,14 +226,53 @@ class DiffusionBackbone(nn.Module):
             yield
 
     @contextmanager
-    def cached_text(self) -> Iterator[None]:
+    def cached_text(self, memory: RowMemory | None = None) -> Iterator[None]:
         """Inside, cross-attention keys and values are computed once per distinct prompt of `condition()`.
 
-        Results are equal to the plain call. The memory is freed at the end of the context; it nests with
-        `shared_prefix`, which may be entered anew whenever the number of candidates changes.
+        Results are equal to the plain call. Without a `memory` of the caller, what is remembered is freed at the end
+        of the context; it nests with `shared_prefix`, which may be entered anew whenever the number of candidates
+        changes.
         """
-        with sharing.cached_text(self._denoiser.text_attentions(), self._rows):
+        with sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
             yield
+
+    @contextmanager
+    def folded_time(self, memory: RowMemory) -> Iterator[None]:
+        """Inside, the time embedding and its projections are computed once per timestep and kept in `memory`.
+
+        Results are equal to the plain call. SDXL's residual blocks also read sizes and pooled text and are left out.
+        """
+        with folding.folded_time(self._denoiser.time_layers(), self._rows, memory):
+            yield
+
+    @contextmanager
+    def single_token(self) -> Iterator[None]:
+        """Inside, cross-attention to a condition of one token skips queries, keys and softmax.
+
+        Results are equal to the plain call; cross-attention maps cannot be tapped.
+        """
+        with folding.single_token(self._denoiser.text_attentions()):
+            yield
+
+    def idle_modules(self, single_token: bool = False) -> list[nn.Module]:
+        """Modules of the denoiser without influence on any feature; with `single_token`, inside that context."""
+        return self._denoiser.final_modules() + (self._denoiser.query_modules() if single_token else [])
+
+    @contextmanager
+    def checkpointed(self, recompute: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
+        """Inside, the denoiser's blocks keep no activations and run again in the backward pass.
+
+        Args:
+            recompute: makes the context that the second run needs, where the first one is inside a context that
+                changes which operations run.
+        """
+        run = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), recompute()))
+        unet: Any = self.unet
+        unet.enable_gradient_checkpointing(run)
+        try:
+            yield
+        finally:
+            unet.disable_gradient_checkpointing()
 
     def _network_input(self, x_t: Tensor) -> Tensor:
         check_latents(x_t, self.latent_channels)
@@ -248,10 +292,12 @@ class DiffusionBackbone(nn.Module):
 
     def _call(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
         rows = len(x_t)
-        time = self.noise_path.model_time(self._steps(t, rows)).to(self.device).expand(rows)
+        steps = self._steps(t, rows)
+        time = self.noise_path.model_time(steps).to(self.device).expand(rows)
         told = condition.expand(rows).to(self.device, self.dtype)
         self._rows.keys = told.keys
+        self._rows.timestep = float(steps[0]) if steps.min() == steps.max() else None
         try:
             return self._denoiser(x_t, time, told, self.latent_stride)
         finally:
-            self._rows.keys = None
+            self._rows.keys = self._rows.timestep = None

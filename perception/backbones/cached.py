@@ -16,6 +16,53 @@ from perception.errors import UserError
 _LATENT = {"kind": "latent"}  # latents depend on the image and the VAE, not on a feature spec
 
 
+class StoredRows:
+    """Batches of named tensors, one store entry per row."""
+
+    def __init__(self, store: TensorStore) -> None:  # open for writing unless it holds everything
+        self.store = store
+
+    def lookup(self, keys: Sequence[str]) -> dict[str, Tensor] | None:
+        """The entries stacked, name -> [B, ...] on the CPU in the dtype of the store; None unless all are there."""
+        entries = [self.store.get(key) for key in keys]
+        present = [entry for entry in entries if entry is not None]
+        return _stacked(present) if len(present) == len(entries) else None
+
+    def __call__(self, keys: Sequence[str], compute: Callable[[list[int]], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The entries stacked; `compute` makes those of the rows that the store lacks."""
+        entries = [self.store.get(key) for key in keys]
+        missing = [i for i, entry in enumerate(entries) if entry is None]
+        computed = compute(missing) if missing else {}
+        for row, i in enumerate(missing):
+            self.store.put(keys[i], {name: batch[row] for name, batch in computed.items()})
+            entries[i] = self.store.get(keys[i])  # in the dtype of the store
+        return _stacked([entry for entry in entries if entry is not None])
+
+
+def _stacked(entries: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+
+
+class StoredLatents:
+    """`backbone.encode` behind a store; every method on the same VAE shares the entries."""
+
+    def __init__(self, backbone: DiffusionBackbone, store: TensorStore) -> None:
+        self.backbone = backbone
+        self._rows = StoredRows(store)
+        self._fingerprint = backbone.fingerprint
+
+    def key(self, image_hash: str) -> str:
+        """The store key of the clean latent of the image with this hash."""
+        return feature_key(image_hash, self._fingerprint, _LATENT)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, hashes: Sequence[str]) -> Tensor:
+        """Clean latents [B, C, h, w] of images [B, 3, H, W], float32 on the backbone's device."""
+        keys = [self.key(image_hash) for image_hash in hashes]
+        latents = self._rows(keys, lambda rows: {"latent": self.backbone.encode(images[rows])})["latent"]
+        return latents.to(self.backbone.device, torch.float32)
+
+
 class CachedFeatures:
     """`backbone.features` behind a store of latents and features.
 
@@ -36,6 +83,8 @@ class CachedFeatures:
         self.backbone = backbone
         self.spec = spec
         self.store = store
+        self._rows = StoredRows(store)
+        self._latents = StoredLatents(backbone, store)
         self._fingerprint = backbone.fingerprint
         self._spec_json = spec.to_json()
 
@@ -45,13 +94,12 @@ class CachedFeatures:
 
     def latent_key(self, image_hash: str) -> str:
         """The store key of the clean latent of the image with this hash."""
-        return feature_key(image_hash, self._fingerprint, _LATENT)
+        return self._latents.key(image_hash)
 
     def lookup(self, hashes: Sequence[str]) -> dict[str, Tensor] | None:
         """The features of these images when the store has all of them, else None. Needs no pixels."""
-        entries = [self.store.get(self.key(image_hash)) for image_hash in hashes]
-        present = [entry for entry in entries if entry is not None]
-        return self._stacked(present) if len(present) == len(entries) else None
+        found = self._rows.lookup([self.key(image_hash) for image_hash in hashes])
+        return None if found is None else self._placed(found)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, hashes: Sequence[str]) -> dict[str, Tensor]:
@@ -63,30 +111,14 @@ class CachedFeatures:
         if len(images) != len(hashes):
             raise UserError(f"{len(images)} images came with {len(hashes)} hashes; give one hash per image.")
         keys = [self.key(image_hash) for image_hash in hashes]
-        return self._through_store(keys, lambda rows: self._features(images[rows], [hashes[i] for i in rows]))
+        return self._placed(self._rows(keys, lambda rows: self._features(images[rows], [hashes[i] for i in rows])))
 
     def _features(self, images: Tensor, hashes: Sequence[str]) -> dict[str, Tensor]:
-        keys = [self.latent_key(image_hash) for image_hash in hashes]
-        latents = self._through_store(keys, lambda rows: {"latent": self.backbone.encode(images[rows])})["latent"]
+        latents = self._latents(images, hashes)
         return self.backbone.features(latents=latents, spec=self.spec, image_ids=hashes, micro_batch=len(hashes))
 
-    def _through_store(
-        self, keys: Sequence[str], compute: Callable[[list[int]], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        """Entries by key, stacked; `compute` makes those of the rows that the store lacks."""
-        entries = [self.store.get(key) for key in keys]
-        missing = [i for i, entry in enumerate(entries) if entry is None]
-        computed = compute(missing) if missing else {}
-        for row, i in enumerate(missing):
-            self.store.put(keys[i], {name: batch[row] for name, batch in computed.items()})
-            entries[i] = self.store.get(keys[i])  # in the dtype of the store
-        return self._stacked([entry for entry in entries if entry is not None])
-
-    def _stacked(self, entries: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {
-            name: torch.stack([entry[name] for entry in entries]).to(self.backbone.device, torch.float32)
-            for name in entries[0]
-        }
+    def _placed(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.backbone.device, torch.float32) for name, value in features.items()}
 
 
 def check_spec(spec: FeatureSpec, backbone: DiffusionBackbone) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perception.backbones.memory import RowMemory
 from perception.errors import UserError
 
 
@@ -66,10 +67,16 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 class TextRows:
-    """Which prompt each row of the running batch holds; None while the rows are not a function of a prompt."""
+    """Which prompt each row of the running batch holds, and its timestep; None where it is not a single, known one."""
 
     def __init__(self) -> None:
         self.keys: tuple[str, ...] | None = None
+        self.timestep: float | None = None
+
+
+def wants_gradient(value: Tensor, module: nn.Module) -> bool:
+    """Whether a gradient flows through this call of `module`."""
+    return torch.is_grad_enabled() and (value.requires_grad or any(w.requires_grad for w in module.parameters()))
 
 
 class CachedProjection(nn.Module):
@@ -79,36 +86,38 @@ class CachedProjection(nn.Module):
     remembered where a gradient is wanted.
     """
 
-    def __init__(self, projection: nn.Module, rows: TextRows) -> None:
+    def __init__(self, projection: nn.Module, slot: str, rows: TextRows, memory: RowMemory) -> None:
         super().__init__()
         self.projection = projection
-        self._batch = rows
-        self._cache: dict[str, Tensor] = {}  # key -> [L, C]
+        self._slot, self._batch, self._memory = slot, rows, memory
 
     def forward(self, text: Tensor) -> Tensor:
         """Project text tokens [B, L, D] to [B, L, C]."""
         keys = self._batch.keys
-        if keys is None or self._is_trained(text):
+        if keys is None or wants_gradient(text, self.projection):
             return self.projection(text)
-        first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._cache}
+        known = {key: self._memory.get(key, self._slot) for key in set(keys)}
+        first = {key: row for row, key in reversed(list(enumerate(keys))) if known[key] is None}
         if first:
-            with torch.inference_mode(False):  # remembered rows may later be part of a graph
+            with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
                 projected = self.projection(text[list(first.values())])
-            self._cache.update(zip(first, projected.unbind(0), strict=True))
-        if len(set(keys)) == 1:
-            return self._cache[keys[0]].expand(len(keys), -1, -1)
-        return torch.stack([self._cache[key] for key in keys])
-
-    def _is_trained(self, text: Tensor) -> bool:
-        weights = self.projection.parameters()
-        return torch.is_grad_enabled() and (text.requires_grad or any(w.requires_grad for w in weights))
+            for key, row in zip(first, projected.unbind(0), strict=True):
+                known[key] = row
+                self._memory.put(key, self._slot, row)
+        rows = [row for key in keys if (row := known[key]) is not None]
+        return rows[0].expand(len(keys), -1, -1) if len(known) == 1 else torch.stack(rows)
 
 
 @contextmanager
-def cached_text(attentions: Sequence[Any], rows: TextRows) -> Iterator[None]:
-    """Put a CachedProjection before every `to_k` and `to_v` of `attentions`; the caches live as long as the context."""
-    for attention in attentions:
-        attention.to_k, attention.to_v = CachedProjection(attention.to_k, rows), CachedProjection(attention.to_v, rows)
+def cached_text(attentions: Sequence[Any], rows: TextRows, memory: RowMemory | None = None) -> Iterator[None]:
+    """Put a CachedProjection before every `to_k` and `to_v` of `attentions`.
+
+    Without a `memory` the rows live as long as the context.
+    """
+    memory = RowMemory() if memory is None else memory
+    for number, attention in enumerate(attentions):
+        attention.to_k = CachedProjection(attention.to_k, f"key {number}", rows, memory)
+        attention.to_v = CachedProjection(attention.to_v, f"value {number}", rows, memory)
     try:
         yield
     finally:

@@ -30,6 +30,7 @@ def record(
     modules: TapModules,  # what to read
     last: str | None,  # the tap after which to stop; None: run to the end
     heads: HeadReduction = "mean",
+    detach_maps: bool = False,  # attentions without gradient
 ) -> dict[str, Tensor]:
     """Run `forward` and return the outputs of `modules` in order of execution.
 
@@ -46,7 +47,7 @@ def record(
     with ExitStack() as stack:
         for name, (module, kind) in modules.items():
             if kind in _ATTENTION:
-                stack.enter_context(AttentionRecorder(module, partial(take, name), heads))
+                stack.enter_context(AttentionRecorder(module, partial(take, name), heads, detach_maps))
             else:
                 stack.callback(module.register_forward_hook(_output_hook(name, take)).remove)
         stack.enter_context(suppress(_LastTapReached))

@@ -48,6 +48,15 @@ class Denoiser(Protocol):
     def text_attentions(self) -> list[nn.Module]:
         """Attention modules whose `to_k` and `to_v` read text alone."""
 
+    def time_layers(self) -> list[tuple[nn.Module, str]]:
+        """Layers whose outputs are a function of the timestep alone, as (owner, attribute)."""
+
+    def final_modules(self) -> list[nn.Module]:
+        """Modules behind the last tap: they make the prediction and no feature."""
+
+    def query_modules(self) -> list[nn.Module]:
+        """Modules that act on the weights of the cross-attentions alone: without effect where the text is one token."""
+
 
 class UNetDenoiser:
     """Adapter of `diffusers.UNet2DConditionModel`."""
@@ -113,6 +122,27 @@ class UNetDenoiser:
     def text_attentions(self) -> list[nn.Module]:
         """Every cross-attention."""
         return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
+
+    def time_layers(self) -> list[tuple[nn.Module, str]]:
+        """The time embedding and, unless pooled text is added to it, its projection in every residual block."""
+        layers: list[tuple[nn.Module, str]] = [(self.module, "time_embedding")]
+        blocks = [m for m, kind in self.tap_modules().values() if kind == "residual_block" and not self.is_xl]
+        return layers + [(m, "time_emb_proj") for m in blocks if m.time_emb_proj is not None]
+
+    def final_modules(self) -> list[nn.Module]:
+        """The final norm and convolution."""
+        return [module for module in (self.module.conv_norm_out, self.module.conv_out) if module is not None]
+
+    def query_modules(self) -> list[nn.Module]:
+        """Query and key projections of every cross-attention, and the norm before it."""
+        found: list[nn.Module] = []
+        for name, (module, kind) in self.tap_modules().items():
+            if kind == "cross_attention":
+                attended: Any = module
+                block, _, attention = name.rpartition(".")  # attn1 is behind norm1, attn2 behind norm2
+                norm = self.module.get_submodule(f"{block}.norm{attention[-1]}")
+                found += [norm, attended.to_q, attended.to_k]
+        return found
 
     def _pooled_width(self) -> int:
         return self.config["projection_class_embeddings_input_dim"] - 6 * self.config["addition_time_embed_dim"]

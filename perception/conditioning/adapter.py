@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from perception.errors import UserError
@@ -24,7 +25,7 @@ class TextAdapter(nn.Module):
                 raise UserError(f"the {name} of the text adapter is {value}; expected at least 1")
         self.width = width
         self.fc = nn.Sequential(nn.Linear(width, hidden or width), nn.GELU(), nn.Linear(hidden or width, width))
-        self.gamma = nn.Parameter(nn.init.constant_(self.fc[2].bias.new_empty(width), 1e-4))
+        self.gamma = nn.Parameter(torch.full((width,), 1e-4))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Text tokens [..., D] -> corrected tokens [..., D]."""

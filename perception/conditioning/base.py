@@ -28,6 +28,10 @@ class Conditioning(nn.Module, ABC):
     def forward(self, given: Sequence[Any] | None = None) -> Tensor:
         """Tokens float32 [B, K, D], one row per entry of `given`, or [1, K, D] where all images are told the same."""
 
+    def entries(self, given: Sequence[Any] | None = None) -> list[Any]:
+        """What each row of `forward(given)` stands for: [None] where all images are told the same."""
+        return [None]
+
     @abstractmethod
     def identity(self, given: Any = None) -> str:
         """Hex digest of one row's value: equal rows have equal names in every session, for store keys.
@@ -37,19 +41,20 @@ class Conditioning(nn.Module, ABC):
         """
 
 
-class Versioned:
-    """A digest of a tensor that is computed again only when the tensor has changed."""
+class Digest:
+    """SHA-256 over tensors, computed again only when one of them has changed."""
 
     def __init__(self) -> None:
-        self._seen: tuple[int, int] | None = None
-        self._digest = ""
+        self._seen: tuple[tuple[int, int], ...] | None = None
+        self._value = ""
 
-    def __call__(self, tensor: Tensor) -> str:
-        """SHA-256 of type, shape and values."""
-        version = version_of(tensor)
-        if version != self._seen:
-            self._digest, self._seen = content_hash(tensor.detach().float()), version
-        return self._digest
+    def __call__(self, *tensors: Tensor) -> str:
+        """Hex digest of shapes and values."""
+        versions = tuple(version_of(tensor) for tensor in tensors)
+        if versions != self._seen:
+            self._value = text_identity(*(content_hash(tensor.detach().float()) for tensor in tensors))
+            self._seen = versions
+        return self._value
 
 
 def version_of(tensor: Tensor) -> tuple[int, int]:

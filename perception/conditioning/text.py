@@ -42,18 +42,21 @@ class Sentences(Conditioning):
         Raises:
             UserError: no sentences, an empty one, or one that is too long.
         """
+        sentences = self.entries(given)
+        backbone = self._source.backbone
+        return backbone.condition(sentences, length=self.tokens, truncate=self.truncate).hidden.float()
+
+    def entries(self, given: Sequence[str] | None = None) -> list[str]:
+        """The sentences themselves, checked."""
         if given is None or isinstance(given, str) or not len(given):
             raise UserError(f"the sentences are {given!r}; expected a list with one sentence per image")
-        for sentence in given:
-            self._check(sentence)
-        backbone = self._source.backbone
-        return backbone.condition(list(given), length=self.tokens, truncate=self.truncate).hidden.float()
+        return [self._checked(sentence) for sentence in given]
 
     def identity(self, given: Any = None) -> str:
         """Digest of length and sentence."""
-        return text_identity("sentence", self.tokens, self._check(given))
+        return text_identity("sentence", self.tokens, self._checked(given))
 
-    def _check(self, sentence: Any) -> str:
+    def _checked(self, sentence: Any) -> str:
         if not isinstance(sentence, str):
             raise UserError(f"the sentence {sentence!r} is a {type(sentence).__name__}; expected a string")
         if not sentence.strip() and not self.allow_empty:

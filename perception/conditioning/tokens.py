@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.conditioning.base import Conditioning, Versioned, check_table, text_identity
+from perception.conditioning.base import Conditioning, Digest, check_table, text_identity
 from perception.errors import UserError
 
 
@@ -21,7 +21,7 @@ class ClassNames(Conditioning):
         super().__init__()
         self.register_buffer("table", check_table(table))
         self.tokens, self.width = table.shape
-        self._digest = Versioned()
+        self._digest = Digest()
 
     def forward(self, given: Sequence[Any] | None = None) -> Tensor:
         """The table as [1, K, D]; `given` is ignored."""
@@ -48,7 +48,7 @@ class LearnedTokens(Conditioning):
         generator.manual_seed(seed)
         self.embedding = nn.Parameter(torch.randn(1, tokens, width, generator=generator))
         self.tokens, self.width = tokens, width
-        self._digest = Versioned()
+        self._digest = Digest()
 
     def forward(self, given: Sequence[Any] | None = None) -> Tensor:
         """The tokens as [1, K, D]; `given` is ignored."""
@@ -72,7 +72,7 @@ class ClassId(Conditioning):
         super().__init__()
         self.register_buffer("table", check_table(table))
         self.tokens, self.width = 1, table.shape[1]
-        self._digest = Versioned()
+        self._digest = Digest()
 
     def forward(self, given: Sequence[int] | None = None) -> Tensor:
         """Rows [B, 1, D] of the class ids; [1, 1, D], the mean row, for None.
@@ -80,9 +80,13 @@ class ClassId(Conditioning):
         Raises:
             UserError: an id that is not -1 .. K-1.
         """
-        ids = [self._checked(number) for number in ([-1] if given is None else given)]
+        ids = [self._checked(number) for number in self.entries(given)]
         rows = torch.cat([self.table, self.table.mean(dim=0, keepdim=True)])  # index -1 is the mean
         return rows[ids].unsqueeze(1)
+
+    def entries(self, given: Sequence[int] | None = None) -> list[int]:
+        """The ids themselves, or one unknown."""
+        return [-1] if given is None else list(given)
 
     def identity(self, given: Any = None) -> str:
         """Digest of the table and the id."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,13 +12,20 @@ from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.backbones.attention import AttentionSpec, merge_maps
-from perception.backbones.handle import SharedBackbone
+from perception.backbones.handle import OwnedBackbone, SharedBackbone
 from perception.backbones.latents import check_latents
+from perception.backbones.memory import RowMemory
 from perception.conditioning import Conditioning, TextAdapter
+from perception.conditioning.base import Digest, text_identity, version_of
+from perception.data.store import TensorStore
 from perception.errors import UserError
+from perception.segmentation.vpd_checks import check_options, check_sides
+from perception.segmentation.vpd_stored import StoredVPD
 from perception.segmentation.vpd_taps import map_layers, vpd_taps
+from perception.segmentation.vpd_training import add_lora, unlock_denoiser
 
 Trained = Literal["head", "text", "denoiser", "lora"]
+_TEXTS = 32  # texts whose keys and values are kept; 77 tokens of SD 1.5 take 7.7 MB in float32
 
 
 class VPD(nn.Module):
@@ -49,16 +57,29 @@ class VPD(nn.Module):
         shortcuts: bool = True,  # exact savings; False: the plain path
     ) -> None:
         super().__init__()
+        check_options(
+            backbone,
+            conditioning,
+            timestep=timestep,
+            train=train,
+            adapter=adapter,
+            attn_grad=attn_grad,
+            checkpointing=checkpointing,
+        )
         self._holder = SharedBackbone(backbone)
         self.conditioning = conditioning
         self.adapter = TextAdapter(backbone.text_width, adapter_hidden) if adapter else None
-        self.timestep = timestep
-        self.latent_scale = latent_scale
+        self.timestep, self.latent_scale = timestep, latent_scale
         self.trained: Trained = train
         self.attn_grad, self.checkpointing, self.shortcuts = attn_grad, checkpointing, shortcuts
         self.taps = vpd_taps(backbone)
         self.strides = tuple(backbone.taps[tap].stride for tap in self.taps)
         self.map_layers = map_layers(backbone.taps, self.strides, map_strides, map_places)
+        self.single_token = shortcuts and conditioning.tokens == 1 and not self.map_layers
+        self._memory = RowMemory(_TEXTS)
+        self._state: tuple[Any, ...] = ()
+        self._digest = Digest()
+        self._unlock(lora_rank)
 
     @property
     def backbone(self) -> DiffusionBackbone:
@@ -74,6 +95,11 @@ class VPD(nn.Module):
             for tap, stride in zip(self.taps, self.strides, strict=True)
         )
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where the attention maps come from, in the order in which they are averaged."""
+        return tuple(name for layers in self.map_layers.values() for name in layers)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """RGB images [B, 3, H, W] in [0, 1] -> clean latents [B, C, h, w], float32, times this network's scale.
@@ -81,9 +107,23 @@ class VPD(nn.Module):
         Raises:
             UserError: as `DiffusionBackbone.encode`, and for sides that the coarsest stride (64) does not divide.
         """
-        self._check_size(images, 1, "images", "pixels")
+        self.check_images(images)
         with torch.autocast(self.backbone.device.type, enabled=False):
             return self.rescale(self.backbone.encode(images.to(self.backbone.device, torch.float32)))
+
+    def check_images(self, images: Tensor) -> None:
+        """UserError unless the coarsest stride divides height and width."""
+        check_sides(images, max(self.strides), "images", "pixels")
+
+    def options(self) -> dict[str, Any]:
+        """What features depend on besides image, text and backbone, as JSON values: part of their store key."""
+        return {
+            "kind": "vpd",
+            "taps": list(self.taps),
+            "maps": {str(stride): list(layers) for stride, layers in self.map_layers.items()},
+            "timestep": self.timestep,
+            "latent_scale": self.latent_scale,
+        }
 
     def rescale(self, latents: Tensor) -> Tensor:
         """Latents as `DiffusionBackbone.encode` makes them -> at this network's `latent_scale`."""
@@ -108,33 +148,139 @@ class VPD(nn.Module):
         else:
             assert latents is not None
             check_latents(latents, self.backbone.latent_channels)
-            self._check_size(latents, self.backbone.latent_stride, "latents", "cells")
+            check_sides(latents, max(self.strides) // self.backbone.latent_stride, "latents", "cells")
             x = latents.to(self.backbone.device)
         with ExitStack() as stack:
             if self.trained == "head":
                 stack.enter_context(torch.no_grad())
                 stack.enter_context(torch.autocast(x.device.type, enabled=False))
-            return self._pyramid(self._capture(x, self._told(given, len(x)), stack))
+            condition = self.told(given, len(x))
+            self._enter_contexts(stack)
+            return self._pyramid(self._capture(x, condition))
 
-    def _told(self, given: Sequence[Any] | None, rows: int) -> Condition:
+    def told(self, given: Sequence[Any] | None, rows: int) -> Condition:
+        """The condition of `rows` images. Its keys name texts, so that `backbone.cached_text()` recognises them.
+
+        Raises:
+            UserError: another number of entries than images, or what the conditioning raises.
+        """
+        entries = self.conditioning.entries(given)
+        if len(entries) not in (1, rows):
+            raise UserError(f"{len(entries)} texts were given for {rows} images; expected one per image")
+        if not self.shortcuts or (torch.is_grad_enabled() and any(p.requires_grad for p in self._text_parameters())):
+            tokens, keys = self._text(given), None
+        else:
+            keys = tuple(self.text_identity(entry) for entry in entries)
+            tokens = self._remembered(entries, keys)
+        base = self.backbone.condition([""]).expand(len(tokens))  # SDXL's pooled text stays that of ""
+        return replace(base.with_hidden(tokens), keys=keys).expand(rows)
+
+    def text_identity(self, entry: Any = None) -> str:
+        """Hex digest of what the denoiser is told for one entry of `given`, the adapter included."""
+        adapter = "" if self.adapter is None else self._digest(*self.adapter.parameters())
+        return text_identity(self.conditioning.identity(entry), adapter)
+
+    def stored(self, store: TensorStore) -> StoredVPD:
+        """This network behind a store of latents, and of features where the denoiser and the text are frozen."""
+        return StoredVPD(self, store)
+
+    def train(self, mode: bool = True) -> VPD:
+        """As `nn.Module.train`; forgets remembered rows, as weights are exchanged between the modes (EMA)."""
+        self._memory.clear()
+        return super().train(mode)
+
+    def _text(self, given: Sequence[Any] | None) -> Tensor:
         tokens = self.conditioning(given)
-        if self.adapter is not None:
-            tokens = self.adapter(tokens)
-        return self.backbone.condition([""]).expand(len(tokens)).with_hidden(tokens).expand(rows)
+        return tokens if self.adapter is None else self.adapter(tokens)
 
-    def _capture(self, x: Tensor, condition: Condition, stack: ExitStack) -> dict[str, Tensor]:
-        names = [*self.taps, *(name for layers in self.map_layers.values() for name in layers)]
-        return self.backbone.capture(x, self.timestep, condition, names)
+    def _text_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.conditioning.parameters()
+        yield from () if self.adapter is None else self.adapter.parameters()
+
+    @torch.inference_mode(False)  # remembered rows may later be part of a graph
+    @torch.no_grad()
+    def _remembered(self, entries: list[Any], keys: tuple[str, ...]) -> Tensor:
+        """Adapted tokens [len(entries), K, D]; each distinct text is computed once while the weights stay."""
+        self._forget_if_changed()
+        known = {key: self._memory.get(key, "tokens") for key in keys}
+        missing = {key: entry for key, entry in zip(keys, entries, strict=True) if known[key] is None}
+        for key, row in zip(missing, self._text(list(missing.values())) if missing else (), strict=True):
+            known[key] = row
+            self._memory.put(key, "tokens", row)
+        return torch.stack([row for key in keys if (row := known[key]) is not None])
+
+    def _forget_if_changed(self) -> None:
+        device = self.backbone.device
+        precision = (self.backbone.dtype, torch.is_autocast_enabled(device.type))
+        state = (device, precision, *(version_of(tensor) for tensor in self.parameters()))
+        if state != self._state:
+            self._memory.clear()
+            self._state = state
+
+    def _enter_contexts(self, stack: ExitStack) -> None:
+        recompute = self.backbone.single_token if self.single_token else nullcontext
+        if self.shortcuts:
+            self._forget_if_changed()
+            stack.enter_context(self.backbone.folded_time(self._memory))
+            stack.enter_context(self.backbone.cached_text(self._memory))
+        stack.enter_context(recompute())
+        if self.checkpointing and torch.is_grad_enabled():
+            stack.enter_context(self.backbone.checkpointed(recompute))
+
+    def _capture(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
+        # leaving the denoiser from inside a checkpointed block would leave that block unfinished
+        inside = self.checkpointing and self.backbone.taps[self.taps[0]].kind == "residual_block"
+        return self.backbone.capture(
+            x,
+            self.timestep,
+            condition,
+            [*self.taps, *self.places],
+            stop=self.shortcuts and not inside,
+            detach_maps=not self.attn_grad,
+        )
 
     def _pyramid(self, taken: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Features with the mean map of their scale appended, [B, C + K, h, w]."""
-        layers = {name: taken[name] for names in self.map_layers.values() for name in names}
-        maps = merge_maps(layers, self.backbone.taps, AttentionSpec())
+        maps = merge_maps({name: taken[name] for name in self.places}, self.backbone.taps, AttentionSpec())
         out = []
         for tap, stride in zip(self.taps, self.strides, strict=True):
-            extra = [maps[stride] if self.attn_grad else maps[stride].detach()] if stride in maps else []
+            extra = [maps[stride]] if stride in maps else []
             out.append(torch.cat([taken[tap], *extra], dim=1).float())
         return tuple(out)
+
+    def _check_options(self) -> None:
+        backbone, width = self.backbone, self.conditioning.width
+        if self.trained not in ("head", "text", "denoiser", "lora"):
+            raise UserError(f"train is {self.trained!r}; expected 'head', 'text', 'denoiser' or 'lora'")
+        if width != backbone.text_width:
+            raise UserError(
+                f"the conditioning has tokens of width {width} and this denoiser attends to text of width "
+                f"{backbone.text_width}; make both from the same backbone"
+            )
+        if self.attn_grad and self.checkpointing:
+            raise UserError("attn_grad keeps the maps' activations; switch checkpointing off to use it")
+        if self.trained == "text" and not any(True for _ in self._text_parameters()):
+            raise UserError("train='text' has nothing to train; add adapter=True, or take learned tokens")
+
+    def _unlock(self, lora_rank: int) -> None:
+        for parameter in self._text_parameters():
+            parameter.requires_grad_(self.trained != "head")
+        if self.trained in ("denoiser", "lora"):
+            self._holder = OwnedBackbone(self.backbone)
+        if self.trained == "denoiser":
+            self.unet = unlock_denoiser(self.backbone, self.single_token)
+        if self.trained == "lora":
+            self.lora = add_lora(self.backbone, lora_rank, self.single_token)
+
+    def _unlock(self, lora_rank: int) -> None:
+        for parameter in self._text_parameters():
+            parameter.requires_grad_(self.trained != "head")
+        if self.trained in ("denoiser", "lora"):
+            self._holder = OwnedBackbone(self.backbone)
+        if self.trained == "denoiser":
+            self.unet = unlock_denoiser(self.backbone, self.single_token)
+        if self.trained == "lora":
+            self.lora = add_lora(self.backbone, lora_rank, self.single_token)
 
     def _check_size(self, value: Tensor, cell: int, what: str, unit: str) -> None:
         multiple = max(self.strides) // cell

@@ -1,0 +1,58 @@
+"""What can be wrong with the options and inputs of a VPD network, said before any work is done."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from perception.backbones import DiffusionBackbone
+from perception.conditioning import Conditioning
+from perception.errors import UserError
+
+TRAINED = ("head", "text", "denoiser", "lora")
+
+
+def check_options(
+    backbone: DiffusionBackbone,
+    conditioning: Conditioning,
+    *,
+    timestep: int,
+    train: str,
+    adapter: bool,
+    attn_grad: bool,
+    checkpointing: bool,
+) -> None:
+    """UserError for options of `VPD` that do not go together or not with the backbone."""
+    backbone.noise_path.check(timestep)
+    if any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise UserError(
+            f"the backbone {backbone.name!r} is being trained by another network, so its weights are not those of its "
+            "name; load a fresh one with load_backbone"
+        )
+    if train not in TRAINED:
+        raise UserError(f"train is {train!r}; expected one of {', '.join(TRAINED)}")
+    if conditioning.width != backbone.text_width:
+        raise UserError(
+            f"the conditioning has tokens of width {conditioning.width} and this denoiser attends to text of width "
+            f"{backbone.text_width}; make both from the same backbone"
+        )
+    if attn_grad and checkpointing:
+        raise UserError("attn_grad keeps the activations behind the maps; switch checkpointing off to use it")
+    if train == "text" and not adapter and not list(conditioning.parameters()):
+        raise UserError("train='text' has nothing to train; add adapter=True, or take learned tokens")
+
+
+def check_sides(value: Tensor, multiple: int, what: str, unit: str) -> None:
+    """UserError unless `multiple` divides height and width of `value` [B, C, H, W].
+
+    Args:
+        value: images or latents.
+        multiple: in cells of `value`.
+        what, unit: for the message, "images" and "pixels".
+    """
+    height, width = value.shape[-2:]
+    if height % multiple or width % multiple:
+        near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+        raise UserError(
+            f"the {what} are {height}x{width} {unit}; expected sides that are multiples of {multiple}: "
+            f"resize or pad them, for example to {near[0]}x{near[1]}"
+        )
