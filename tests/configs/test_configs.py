@@ -19,7 +19,7 @@ def test_config_has_no_mistakes(path):
     config = load_config(path)
     assert config.work_dir == f"runs/{path.stem}"
     assert config.train_dataloader.dataset.type
-    assert "in_channels" not in config.model.decode_head  # read from the backbone
+    assert "in_channels" not in config.model.get("decode_head", {})  # read from the backbone
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=_name)

@@ -17,14 +17,23 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
 from perception.data.files import write_atomic
-from perception.engine.training.artifact import export_model, fingerprint_of, read_artifact, read_weights
+from perception.engine.training.artifact import (
+    export_model,
+    export_network,
+    fingerprint_of,
+    read_artifact,
+    read_weights,
+)
+from perception.engine.training.check import find_type
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
 from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distribute, use_mixed_precision
+from perception.engine.training.task_models import NETWORKS, TaskModel
 from perception.errors import UserError
 from perception.metrics.confusion import format_report
 
-_HOOKS = [{"type": f"perception.{name}"} for name in ("MetricsFile", "WholeCheckpoints", "FlushStore")]
+_HOOKS = [{"type": f"perception.{name}"} for name in ("WholeCheckpoints", "FlushStore")]
+_ADAPTERS = {"referring": "perception.ReferringSegmentor", "depth": "perception.DepthEstimator"}
 
 
 def train(
@@ -47,7 +56,7 @@ def train(
     _check_work_dir(Path(config.work_dir), resume)
     config.resume = resume
     average = [] if ema is None else [{"type": "EMAHook", "momentum": ema}]
-    config.custom_hooks = [*(config.get("custom_hooks") or []), *_HOOKS, *average]
+    config.custom_hooks = [*(config.get("custom_hooks") or []), _metrics_file(config), *_HOOKS, *average]
     if amp:
         use_mixed_precision(config)
     distribute(config)
@@ -66,7 +75,7 @@ def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path 
 
     The model of an artifact folder is the one in its config.json; the data are the config's.
 
-    Returns: the report (see ConfusionMatrix.report), also written to WORK_DIR/test_metrics.json.
+    Returns: the report of ConfusionMatrix, ReferringMetrics or DepthMetrics, also in WORK_DIR/test_metrics.json.
     Raises:
         UserError: mistakes in the config, bad data, or weights that do not fit.
     """
@@ -76,10 +85,8 @@ def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path 
     state = read_weights(weights) if artifact else read_checkpoint(weights)
     preflight(config, ("test_dataloader",))
     if artifact:
-        store = config.model.backbone.get("store")
-        config.model = artifact["model"] | {
-            "backbone": artifact["model"]["backbone"] | ({"store": store} if store else {})
-        }
+        _take_model(config, artifact, weights)
+        state = {f"network.{key}": value for key, value in state.items()} if "task" in artifact else state
     complete_model(config)
     pictures = [{"type": "perception.OverlayPictures", "folder": str(show_dir)}] if show_dir else []
     config.custom_hooks = [*(config.get("custom_hooks") or []), *pictures]
@@ -129,6 +136,27 @@ def _guarded(runner: Runner) -> Iterator[None]:
         flush_store(runner)
 
 
+def _metrics_file(config: Config) -> dict[str, Any]:
+    """The hook that picks the best validation by what the checkpoint hook picks it by."""
+    chosen = config.default_hooks.get("checkpoint") or {}
+    key, rule = chosen.get("save_best") or "mIoU", chosen.get("rule") or "greater"
+    return {"type": "perception.MetricsFile", "key": key, "rule": rule}
+
+
+def _take_model(config: Config, artifact: dict[str, Any], folder: Path) -> None:
+    """Put the model of an artifact into a config, in place; store and test options stay the config's."""
+    task, wanted = artifact.get("task", "semantic"), task_of(config)
+    if task != wanted:
+        raise UserError(f"{folder} is a model for {task}, but the data of this config are for {wanted}; match the two")
+    if task != "semantic":
+        arguments = {key: value for key, value in artifact.items() if key != "metrics"}
+        config.model.network = {"type": NETWORKS[task], **arguments}
+        return
+    store = config.model.backbone.get("store")
+    own = artifact["model"]
+    config.model = own | {"backbone": own["backbone"] | ({"store": store} if store else {})}
+
+
 def _check_work_dir(work_dir: Path, resume: bool) -> None:
     if (work_dir / "last_checkpoint").exists() and not resume:
         raise UserError(f"{work_dir} already holds a run; add --resume to continue it, or choose another --work-dir")
@@ -142,12 +170,15 @@ def _export_best(runner: Runner, config: Config) -> None:
         model.load_state_dict(read_checkpoint(Path(best)))
     path = work_dir / "metrics.json"
     figures = json.loads(path.read_text())["best"] if path.exists() else {}
-    metainfo = runner.train_dataloader.dataset.metainfo
-    export_model(model, config.model.to_dict(), metainfo, work_dir / "model", _image_size(runner, config), figures)
+    size, folder = _image_size(runner, config), work_dir / "model"
+    if isinstance(model, TaskModel):
+        export_network(model.network, folder, size, figures)
+    else:
+        export_model(model, config.model.to_dict(), runner.train_dataloader.dataset.metainfo, folder, size, figures)
     if "IoU" in figures:
         title = f"best validation (iteration {figures['iteration']}) [%]"
         runner.logger.info(format_report(figures, title))
-    runner.logger.info(f"trained head: {work_dir / 'model'}, all validations: {path}")
+    runner.logger.info(f"trained head: {folder}, all validations: {path}")
 
 
 def _image_size(runner: Runner, config: Config) -> list[int] | None:
@@ -155,6 +186,12 @@ def _image_size(runner: Runner, config: Config) -> list[int] | None:
     if config.model.get("test_cfg", {}).get("mode") == "slide":
         return None
     return list(runner.train_dataloader.dataset[0]["inputs"].shape[-2:])
+
+
+def task_of(config: Config) -> str:
+    """semantic, referring or depth: what the model of a config is for."""
+    target = find_type(config.model.type)
+    return next((task for task, name in _ADAPTERS.items() if find_type(name) is target), "semantic")
 
 
 def _for_testing(config: Config) -> Config:
@@ -176,8 +213,10 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], source: Path, artifa
     model = unwrapped(model)
     check_state(state, model.state_dict(), str(source))
     model.load_state_dict(state)
+    if artifact is None or isinstance(model, TaskModel):  # a network compares fingerprints when it is made
+        return
     found = fingerprint_of(model)
-    if artifact and artifact.get("backbone_fingerprint") != found:
+    if artifact.get("backbone_fingerprint") != found:
         raise UserError(
             f"{source} was trained on backbone weights {artifact.get('backbone_fingerprint')}, but those here are"
             f" {found}; use the same backbone or train the head again"

@@ -26,6 +26,7 @@ from perception.engine.training.check import find_type
 from perception.engine.training.hooks import check_state
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
+from perception.segmentation.task_network import TaskNetwork
 
 _CARD = """---
 library_name: perception
@@ -139,6 +140,20 @@ def export_model(
     )
     check_state(segmentor.state_dict(), model.segmentor.state_dict(), "the trained model")
     model.segmentor.load_state_dict(segmentor.state_dict())
+    save_folder(model, folder)
+
+
+def export_network(
+    network: TaskNetwork, folder: Path, image_size: Sequence[int] | None, metrics: Mapping[str, Any]
+) -> None:
+    """Write the artifact folder of a referring or depth network; arguments as in `export_model`."""
+    network.image_size = None if image_size is None else (image_size[0], image_size[1])
+    network.metrics = dict(metrics)
+    save_folder(network, folder)
+
+
+def save_folder(model: PyTorchModelHubMixin, folder: Path) -> None:
+    """`save_pretrained` beside the folder, then put in its place."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
@@ -164,7 +179,7 @@ def read_artifact(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of an artifact folder under the keys of its segmentor.
+    """The weights of an artifact folder under the keys of its segmentor or network.
 
     Raises:
         UserError: model.safetensors is torn.
@@ -189,5 +204,4 @@ def portable(model_config: Mapping[str, Any]) -> dict[str, Any]:
 
 def fingerprint_of(segmentor: nn.Module) -> str | None:
     """Fingerprint of the frozen diffusion backbone under a segmentor; None where there is none."""
-    frozen = getattr(segmentor.backbone, "frozen", None)
-    return None if frozen is None else frozen.backbone.fingerprint
+    return getattr(segmentor.backbone, "fingerprint", None)

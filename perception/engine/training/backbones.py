@@ -45,10 +45,16 @@ class DiffusionFeatures(BaseModule):
         spec = FeatureSpec(taps, timesteps, noise, seed, aggregate, prompt)  # type: ignore[arg-type]  # takes lists
         backbone = shared_backbone(str(name), dtype, random_init_seed, vae)
         self.frozen = FrozenFeatures(backbone, spec, Path(store) if store else None)
+        self.fingerprint = backbone.fingerprint
+        self.channels, self.strides = self.frozen.channels, self.frozen.strides
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps in the order of `taps`; see `FrozenFeatures.__call__`."""
         return self.frozen(images)
+
+    def flush_store(self) -> None:
+        """Write what the store still holds in memory."""
+        self.frozen.flush()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DiffusionFeatures:
         self.frozen.apply(fn)

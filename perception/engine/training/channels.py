@@ -15,8 +15,8 @@ from perception.errors import UserError
 def with_channels(model: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a segmentor config where missing `in_channels` and `feature_strides` of neck and heads are filled in.
 
-    Given values stay. The backbone must be one that tells them: DiffusionFeatures, or TIMMBackbone with
-    features_only.
+    Given values stay. The backbone must be one that tells them: DiffusionFeatures, VPDFeatures, or
+    TIMMBackbone with features_only.
 
     Raises:
         UserError: a value is missing and the backbone does not tell it, or whatever building the backbone raises.
@@ -61,9 +61,9 @@ def _selected(values: Sequence[int], index: int | Sequence[int]) -> int | list[i
 
 def _maps_of(backbone: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     name = getattr(find_type(backbone["type"]), "__name__", backbone["type"])
-    if name == "DiffusionFeatures":
-        frozen = MODELS.build({**backbone, "store": None}).frozen
-        return list(frozen.channels), list(frozen.strides)
+    if name in ("DiffusionFeatures", "VPDFeatures"):
+        built = MODELS.build({**backbone, "store": None})
+        return list(built.channels), list(built.strides)
     if name == "TIMMBackbone" and backbone.get("features_only", True):
         info = MODELS.build({**backbone, "pretrained": False}).timm_model.feature_info
         return list(info.channels()), list(info.reduction())

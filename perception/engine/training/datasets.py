@@ -11,6 +11,7 @@ from mmseg.datasets import BaseSegDataset
 from perception.data import camvid, world
 from perception.data.segmentation_folder import labelled_images
 from perception.engine.training.registry import DATASETS
+from perception.engine.training.rendering import scene_records
 from perception.errors import UserError
 
 
@@ -67,7 +68,6 @@ class WorldScenes(BaseSegDataset):
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {"classes": world.CLASSES, "palette": [list(c) for c in world.PALETTE]}
-    SEEDS: ClassVar[dict[str, int]] = {"train": world.TRAIN_SEED, "val": world.VAL_SEED, "test": world.TEST_SEED}
 
     def __init__(
         self,
@@ -78,16 +78,12 @@ class WorldScenes(BaseSegDataset):
         pipeline: Sequence[Any] = (),
         test_mode: bool = False,
     ) -> None:
-        for what, value, choices in (("split", split, tuple(self.SEEDS)), ("domain", domain, world.DOMAINS)):
-            if value not in choices:
-                raise UserError(f"the miniature world has no {what} {value!r}; choose one of {', '.join(choices)}")
-        self.scenes = [(self.SEEDS[split], index, domain, tuple(size)) for index in range(count)]
+        self.records = scene_records(split, count, domain, size)
         super().__init__(data_prefix={}, pipeline=list(pipeline), test_mode=test_mode)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One entry per scene; `img_path` is its name, no file."""
-        names = [f"world-{domain}-{h}x{w}-{seed}-{index:06d}" for seed, index, domain, (h, w) in self.scenes]
-        return [_entry(self, img_path=name, scene=scene) for name, scene in zip(names, self.scenes, strict=True)]
+        return [_entry(self, **record) for record in self.records]
 
 
 @DATASETS.register_module()

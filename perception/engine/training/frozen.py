@@ -24,6 +24,11 @@ def shared_backbone(name: str, dtype: str, random_init_seed: int | None, vae: st
     return load_backbone(name, dtype=dtype, device="cpu", random_init_seed=random_init_seed, vae=vae)
 
 
+def image_hashes(images: Tensor) -> list[str]:
+    """The identity of each RGB image of [B, 3, H, W] in [0, 1]: the hash of its 8-bit content."""
+    return [content_hash(row) for row in (images * 255).round().to(torch.uint8)]
+
+
 class FrozenFeatures:
     """A frozen feature extractor that is shared, not copied, when the model around it is copied (EMA).
 
@@ -66,7 +71,7 @@ class FrozenFeatures:
         """
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
-            hashes = [content_hash(row) for row in (images * 255).round().to(torch.uint8)]
+            hashes = image_hashes(images)
             if self._cached is not None:
                 maps = self._cached(images, hashes)
             else:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import cv2
-import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -16,7 +14,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from perception.data.files import write_atomic
-from perception.data.overlay import overlay_labels
+from perception.data.pictures import png_bytes
+from perception.engine.training.panels import panels, picture_name
 from perception.engine.training.registry import HOOKS
 from perception.errors import UserError
 
@@ -25,8 +24,9 @@ from perception.errors import UserError
 class MetricsFile(Hook):
     """WORK_DIR/metrics.json: every validation of the run and the best one by `key`."""
 
-    def __init__(self, key: str = "mIoU") -> None:
+    def __init__(self, key: str = "mIoU", rule: Literal["greater", "less"] = "greater") -> None:
         self.key = key
+        self.sign = 1 if rule == "greater" else -1
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -40,8 +40,12 @@ class MetricsFile(Hook):
             **evaluator_report(runner.val_evaluator),
         }
         history = [*(e for e in earlier if e["iteration"] < runner.iter), entry]
-        best = max(history, key=lambda e: e.get(self.key) or float("-inf"))
+        best = max(history, key=self._score)
         write_atomic(path, json.dumps({"best": best, "validation": history}, indent=1).encode())
+
+    def _score(self, entry: dict[str, Any]) -> float:
+        value = entry.get(self.key)
+        return float("-inf") if value is None else self.sign * value
 
 
 @HOOKS.register_module()
@@ -68,7 +72,7 @@ class WholeCheckpoints(Hook):
 
 @HOOKS.register_module()
 class OverlayPictures(Hook):
-    """FOLDER/<name>.png for every tested image: the image, the prediction and the ground truth side by side."""
+    """FOLDER/<name>.png for every tested sample: the image, the prediction and the ground truth side by side."""
 
     def __init__(self, folder: str, opacity: float = 0.6) -> None:
         self.folder = Path(folder)
@@ -82,17 +86,13 @@ class OverlayPictures(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         """Draw one batch; `data_batch["inputs"]` holds BGR uint8 [3, H, W]."""
-        palette = runner.test_dataloader.dataset.metainfo["palette"]
+        palette = runner.test_dataloader.dataset.metainfo.get("palette")
         for inputs, sample in zip((data_batch or {})["inputs"], outputs or [], strict=True):
-            prediction = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-            image = cv2.resize(inputs.permute(1, 2, 0).numpy()[..., ::-1], prediction.shape[::-1])
-            panels = [image, overlay_labels(image, prediction, palette, self.opacity)]
-            if "gt_sem_seg" in sample:
-                truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-                panels.append(overlay_labels(image, truth, palette, self.opacity))
-            picture = np.concatenate(panels, axis=1)
-            name = Path(sample.img_path).stem + ".png"
-            write_atomic(self.folder / name, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+            image = (
+                inputs[0] if isinstance(inputs, list) else inputs
+            )  # several versions of it under test-time augmentation
+            picture = panels(image.cpu().numpy(), sample, palette, self.opacity)
+            write_atomic(self.folder / picture_name(sample), png_bytes(picture))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -101,10 +101,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def flush_store(runner: Runner) -> None:
-    """Write what the feature store of the backbone, where it has one, still holds in memory."""
-    frozen = getattr(unwrapped(runner.model).backbone, "frozen", None)
-    if frozen is not None:
-        frozen.flush()
+    """Write what the stores of the model's parts still hold in memory."""
+    for module in unwrapped(runner.model).modules():
+        flush = getattr(module, "flush_store", None)
+        if flush is not None:
+            flush()
 
 
 def evaluator_report(evaluator: Any) -> dict[str, Any]:

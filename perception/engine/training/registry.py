@@ -14,10 +14,13 @@ from mmseg import registry as mmseg_registry
 
 _HERE = "perception.engine.training"
 
-MODELS = Registry("model", parent=mmseg_registry.MODELS, scope="perception", locations=[f"{_HERE}.backbones"])
-DATASETS = Registry("dataset", parent=mmseg_registry.DATASETS, scope="perception", locations=[f"{_HERE}.datasets"])
-TRANSFORMS = Registry(
-    "transform", parent=mmseg_registry.TRANSFORMS, scope="perception", locations=[f"{_HERE}.transforms"]
-)
-METRICS = Registry("metric", parent=mmseg_registry.METRICS, scope="perception", locations=[f"{_HERE}.metrics"])
-HOOKS = Registry("hook", parent=mmseg_registry.HOOKS, scope="perception", locations=[f"{_HERE}.hooks"])
+
+def _child(name: str, parent: Registry, *modules: str) -> Registry:
+    return Registry(name, parent=parent, scope="perception", locations=[f"{_HERE}.{module}" for module in modules])
+
+
+MODELS = _child("model", mmseg_registry.MODELS, "backbones", "vpd_features", "task_models")
+DATASETS = _child("dataset", mmseg_registry.DATASETS, "datasets", "prompted_data")
+TRANSFORMS = _child("transform", mmseg_registry.TRANSFORMS, "transforms", "prompted_transforms")
+METRICS = _child("metric", mmseg_registry.METRICS, "metrics")
+HOOKS = _child("hook", mmseg_registry.HOOKS, "hooks")

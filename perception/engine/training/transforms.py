@@ -6,8 +6,6 @@ Images travel as BGR uint8 [H, W, 3], mmseg's convention, so that its own transf
 from __future__ import annotations
 
 import hashlib
-import io
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from perception.data import world
-from perception.data.files import write_atomic
 from perception.data.images import read_image
 from perception.data.segmentation_folder import check_labels, read_labels
 from perception.engine.training.registry import TRANSFORMS
+from perception.engine.training.rendering import scene_arrays
 
 Sample = dict[str, Any]  # mmseg's result dictionary
 
@@ -30,7 +27,7 @@ class ReadImage(BaseTransform):
 
     def transform(self, results: Sample) -> Sample:
         """Add `img` (BGR uint8), `img_shape` and `ori_shape` (height, width)."""
-        return _with_image(results, np.asarray(read_image(results["img_path"])))
+        return with_image(results, np.asarray(read_image(results["img_path"])))
 
 
 @TRANSFORMS.register_module()
@@ -57,7 +54,7 @@ class ReadLabels(BaseTransform):
         if results.get("label_map"):
             labels = _mapped(labels, results["label_map"])
         check_labels(labels, results["ori_shape"], self.num_classes, self.ignore_index, str(results["seg_map_path"]))
-        return _with_labels(results, labels)
+        return with_labels(results, labels)
 
 
 @TRANSFORMS.register_module()
@@ -72,20 +69,8 @@ class RenderScene(BaseTransform):
 
     def transform(self, results: Sample) -> Sample:
         """Add the image (BGR uint8) and the Cityscapes train ids (uint8, 255 ignored)."""
-        image, labels = self._scene(*results["scene"])
-        return _with_labels(_with_image(results, image), labels)
-
-    def _scene(self, seed: int, index: int, domain: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        path = self.cache and self.cache / _renderer() / f"{domain}-{size[0]}x{size[1]}-{seed}-{index:06d}.npz"
-        if path and path.exists():
-            with np.load(path) as stored:
-                return stored["image"], stored["labels"]
-        scene = world.render_scene(seed, index, domain, size)
-        if path:
-            buffer = io.BytesIO()
-            np.savez(buffer, image=scene.image, labels=scene.labels)
-            write_atomic(path, buffer.getvalue())
-        return scene.image, scene.labels
+        arrays = scene_arrays(results["scene"], "labels", self.cache)
+        return with_labels(with_image(results, arrays["image"]), arrays["labels"])
 
 
 @TRANSFORMS.register_module()
@@ -94,7 +79,7 @@ class FlipOddViews(BaseTransform):
 
     def transform(self, results: Sample) -> Sample:
         """Flip horizontally where `view` is odd."""
-        return _mirrored(results) if results.get("view", 0) % 2 else results
+        return mirrored(results) if results.get("view", 0) % 2 else results
 
 
 @TRANSFORMS.register_module()
@@ -119,7 +104,7 @@ class FixedCrop(BaseTransform):
 
     def transform(self, results: Sample) -> Sample:
         """Replace `img` and the maps of `seg_fields` by the crop of this view."""
-        rng = _generator(self.seed, results["img_path"], results.get("view", 0))
+        rng = view_generator(self.seed, results["img_path"], results.get("view", 0))
         image = results["img"]
         factor = rng.uniform(self.scale[0], self.scale[1]) * min(self.size) / min(image.shape[:2])
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])
@@ -136,30 +121,26 @@ class FixedCrop(BaseTransform):
         for field in results.get("seg_fields", []):
             results[field] = crop(results[field], cv2.INTER_NEAREST, 255)
         results["img_shape"] = self.size
-        return _mirrored(results) if rng.random() < self.flip else results
+        return mirrored(results) if rng.random() < self.flip else results
 
 
-@lru_cache
-def _renderer() -> str:
-    """Hash of the renderer's source: scenes of another version of the world are other scenes."""
-    sources = sorted(Path(world.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\n".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-
-
-def _generator(seed: int, image_id: str, view: int) -> np.random.Generator:
+def view_generator(seed: int, image_id: str, view: int) -> np.random.Generator:
+    """The random numbers of one view of one image."""
     digest = hashlib.sha256(f"{seed}\n{image_id}\n{view}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def _with_image(results: Sample, rgb: np.ndarray) -> Sample:
+def with_image(results: Sample, rgb: np.ndarray) -> Sample:
+    """Add an RGB image uint8 [H, W, 3] as mmseg wants it: BGR, with `img_shape` and `ori_shape` (height, width)."""
     results["img"] = np.ascontiguousarray(rgb[..., ::-1])
     results["img_shape"] = results["ori_shape"] = rgb.shape[:2]
     return results
 
 
-def _with_labels(results: Sample, labels: np.ndarray) -> Sample:
-    results["gt_seg_map"] = labels
-    results.setdefault("seg_fields", []).append("gt_seg_map")
+def with_labels(results: Sample, labels: np.ndarray, field: str = "gt_seg_map") -> Sample:
+    """Add a map [H, W] that is resized, cropped and mirrored with the image."""
+    results[field] = labels
+    results.setdefault("seg_fields", []).append(field)
     return results
 
 
@@ -169,7 +150,8 @@ def _mapped(labels: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
     return table[labels]
 
 
-def _mirrored(results: Sample) -> Sample:
+def mirrored(results: Sample) -> Sample:
+    """Flip the image and the maps of `seg_fields` horizontally."""
     for field in ["img", *results.get("seg_fields", [])]:
         results[field] = np.ascontiguousarray(results[field][:, ::-1])
     results["flip"], results["flip_direction"] = True, "horizontal"

@@ -1,0 +1,98 @@
+"""NYU Depth v2 in the layout of BTS: folders of rgb_*.jpg and sync_depth_*.png, named by file lists.
+
+A line of a list holds the picture, its depth map and the focal length, both paths below the folder of the split:
+
+    /kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579
+
+Silberman et al. 2012; 24,231 training and 654 test frames of Lee et al. (BTS, 2019). Depth maps are 16-bit PNG in
+millimetres, 0 = no measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from perception.errors import UserError
+
+MILLIMETRES = 1000.0
+
+
+@dataclass(frozen=True)
+class DepthFrame:
+    """One photograph with its depth map."""
+
+    name: str  # "<folder>_<file>"; rooms are recognised in it
+    image: Path
+    depth: Path
+
+
+def read_frames(root: str | Path, folder: str, file_list: str | None = None) -> list[DepthFrame]:
+    """The frames of one split, in the order of the list.
+
+    Args:
+        root: folder of the data set.
+        folder: of the split below `root`, for example "sync" or "official_splits/test".
+        file_list: below `root`; None takes every rgb_<n>.jpg that has a sync_depth_<n>.png beside it, sorted.
+    Raises:
+        UserError: a folder or list is missing, a line has no two paths, or nothing is found.
+    """
+    base = Path(root) / folder
+    if not base.is_dir():
+        raise UserError(f"{base} does not exist; configs/README.md says how NYU Depth v2 is laid out")
+    pairs = _pairs_of_list(Path(root) / file_list) if file_list else _pairs_of_folder(base)
+    if not pairs:
+        raise UserError(f"{base} holds no rgb_<n>.jpg with a sync_depth_<n>.png beside it; check the folder")
+    return [DepthFrame(Path(image).with_suffix("").as_posix().replace("/", "_"), base / image, base / depth)
+            for image, depth in pairs]  # fmt: skip
+
+
+def read_depth(path: str | Path, scale: float = MILLIMETRES) -> NDArray[np.float32]:
+    """A 16-bit depth map in metres, float32 [H, W]; `scale` counts per metre, 0 = no measurement.
+
+    Raises:
+        UserError: the file is missing, unreadable, or not 16 bits and one channel.
+    """
+    try:
+        with Image.open(path) as file:
+            mode, values = file.mode, np.array(file)
+    except FileNotFoundError as error:
+        raise UserError(f"the depth map {path} does not exist; check the path") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"the depth map {path} cannot be read ({error}); replace the file") from error
+    if not mode.startswith("I"):
+        raise UserError(f"the depth map {path} has mode {mode}; expected 16-bit grey, {scale:g} counts per metre")
+    return (values / scale).astype(np.float32)
+
+
+def check_depth(depth: NDArray[np.float32], image_size: tuple[int, int], name: str) -> None:
+    """Refuse a depth map of another size than its image (height, width) with a UserError."""
+    if depth.shape != tuple(image_size):
+        raise UserError(
+            f"the depth map {name} is {depth.shape[1]} x {depth.shape[0]} pixels but its image"
+            f" {image_size[1]} x {image_size[0]}; both must have the same size"
+        )
+
+
+def _pairs_of_list(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        raise UserError(f"the file list {path} does not exist; get it from BTS, or leave file_list out")
+    pairs = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        fields = line.split()
+        if len(fields) < 2:
+            raise UserError(f"line {number} of {path} is {line!r}; expected a picture and its depth map")
+        pairs.append((fields[0].lstrip("/"), fields[1].lstrip("/")))
+    return pairs
+
+
+def _pairs_of_folder(base: Path) -> list[tuple[str, str]]:
+    images = (path.relative_to(base) for path in base.rglob("rgb_*.*"))
+    pairs = [(image, image.with_name(image.stem.replace("rgb_", "sync_depth_") + ".png")) for image in sorted(images)]
+    return [(image.as_posix(), depth.as_posix()) for image, depth in pairs if (base / depth).is_file()]

@@ -1,0 +1,153 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg in the layout of the REFER tool: COCO images, one pickle of references, one JSON.
+
+    <root>/<name>/instances.json             annotations and image sizes, COCO format
+    <root>/<name>/refs(<author>).p           references: an annotation, its sentences and its split
+    <root>/images/mscoco/images/train2014    the photographs
+
+Kazemzadeh et al. 2014, Yu et al. 2016, Mao et al. 2016. Splits: author unc for RefCOCO and RefCOCO+ (train, val, testA,
+testB), umd for RefCOCOg (train, val, test).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception.errors import UserError
+
+AUTHORS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+IMAGES = "images/mscoco/images/train2014"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One thing of one photograph and all sentences that refer to it."""
+
+    ref_id: int
+    image: Path
+    size: tuple[int, int]  # height, width of the photograph
+    sentences: tuple[str, ...]
+    segmentation: Any  # polygons [x0, y0, x1, ...] or run lengths {"counts", "size"}, COCO format
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Pixels [H, W] of the thing. UserError where the annotation is of an unknown form."""
+        return segmentation_mask(self.segmentation, self.size, f"reference {self.ref_id}")
+
+
+def read_references(
+    root: str | Path,
+    name: str,  # refcoco, refcoco+ or refcocog
+    split: str,
+    author: str | None = None,  # of the split; default: unc, umd for refcocog
+    images: str = IMAGES,  # folder of the photographs below `root`
+) -> list[Reference]:
+    """All references of one split, by their number.
+
+    Raises:
+        UserError: an unknown data set, a missing or broken file, or a split that is not there.
+    """
+    if name not in AUTHORS:
+        raise UserError(f"there is no data set {name!r}; choose one of {', '.join(AUTHORS)}")
+    folder = Path(root) / name
+    refs = _read_pickle(folder / f"refs({author or AUTHORS[name]}).p")
+    chosen = [ref for ref in refs if ref["split"] == split]
+    if not chosen:
+        splits = ", ".join(sorted({ref["split"] for ref in refs}))
+        raise UserError(f"{folder} has no split {split!r}; there are: {splits}")
+    instances = _read_json(folder / "instances.json")
+    pictures = {entry["id"]: entry for entry in instances["images"]}
+    outlines = {entry["id"]: entry["segmentation"] for entry in instances["annotations"]}
+    place = Path(root) / images
+    try:
+        found = [_reference(ref, pictures, outlines, place) for ref in chosen]
+    except KeyError as error:
+        reason = f"lacks the entry {error} that a reference names; download it again"
+        raise UserError(f"{folder}/instances.json {reason}") from error
+    return sorted(found, key=lambda reference: reference.ref_id)
+
+
+def segmentation_mask(segmentation: Any, size: tuple[int, int], what: str = "annotation") -> NDArray[np.bool_]:
+    """A COCO segmentation as a mask [H, W]: the union of its polygons, or uncompressed run lengths.
+
+    A pixel belongs to a polygon when its centre lies inside (even-odd rule).
+
+    Raises:
+        UserError: compressed run lengths, or run lengths of another size.
+    """
+    if isinstance(segmentation, dict):
+        return _from_runs(segmentation, size, what)
+    mask = np.zeros(size, bool)
+    for polygon in segmentation:
+        mask |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), size)
+    return mask
+
+
+def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels [H, W] whose centres lie inside a polygon; corners [N, 2] as (x, y) in pixels, pixel i spans [i, i+1)."""
+    start, end = corners, np.roll(corners, -1, axis=0)
+    rows = np.arange(size[0])[:, None] + 0.5
+    crossed = (start[:, 1] <= rows) != (end[:, 1] <= rows)  # [H, N]: the edge crosses the line through the centres
+    rise = np.where(end[:, 1] == start[:, 1], 1.0, end[:, 1] - start[:, 1])
+    x = start[:, 0] + (rows - start[:, 1]) * (end[:, 0] - start[:, 0]) / rise
+    crossings = np.zeros((size[0], size[1] + 1), np.int64)
+    first = np.clip(np.ceil(x - 0.5), 0, size[1]).astype(np.int64)  # first pixel whose centre lies right of the edge
+    np.add.at(crossings, (np.nonzero(crossed)[0], first[crossed]), 1)
+    return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
+
+
+def _from_runs(segmentation: dict[str, Any], size: tuple[int, int], what: str) -> NDArray[np.bool_]:
+    counts = segmentation["counts"]
+    if isinstance(counts, (str, bytes)):
+        raise UserError(f"the mask of {what} is compressed; decode it with pycocotools and store the run lengths")
+    if sum(counts) != size[0] * size[1]:
+        raise UserError(f"the mask of {what} covers {sum(counts)} pixels, its image has {size[0]} x {size[1]}")
+    values = np.arange(len(counts)) % 2 == 1  # runs of 0 and 1 take turns, in columns
+    return np.repeat(values, counts).reshape(size[1], size[0]).T
+
+
+def _reference(ref: dict[str, Any], pictures: dict[int, Any], outlines: dict[int, Any], place: Path) -> Reference:
+    picture = pictures[ref["image_id"]]
+    return Reference(
+        ref_id=ref["ref_id"],
+        image=place / picture["file_name"],
+        size=(picture["height"], picture["width"]),
+        sentences=tuple(sentence["raw"] for sentence in ref["sentences"]),
+        segmentation=outlines[ref["ann_id"]],
+    )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads containers, strings and numbers; every class or function is refused, so no pickled code runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _read_pickle(path: Path) -> Sequence[dict[str, Any]]:
+    _check_there(path)
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is no list of references ({error}); download it again") from error
+
+
+def _read_json(path: Path) -> dict[str, Iterable[dict[str, Any]]]:
+    _check_there(path)
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); download it again") from error
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; configs/README.md says which files belong there")
