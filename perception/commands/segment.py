@@ -98,6 +98,11 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
     device = place(args)
     network = load_semantic(artifact, args.backbone).to(device)
     vpd = getattr(network.segmentor.backbone, "vpd", None)
+    if vpd is not None and vpd.conditioning.per_image:
+        raise UserError(
+            f"{artifact.folder} is told a caption for each image, which files do not have; test it with "
+            "tools/test.py, or train one on class names."
+        )
     if args.maps:
         check_maps(vpd, ClassNames)  # before the job begins
     predictor = SemanticPredictor(network, args.size, device, vpd)

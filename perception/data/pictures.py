@@ -20,7 +20,9 @@ def png_bytes(
     """The bytes of a PNG file."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if palette is not None:
-        image.putpalette([int(channel) for colour in palette for channel in colour])
+        table = np.zeros((256, 3), np.uint8)  # complete: Pillow cuts values to the bits that fewer colours need
+        table[: len(palette)] = palette
+        image.putpalette(table.tobytes())
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

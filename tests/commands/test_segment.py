@@ -17,11 +17,15 @@ PALETTE = [[128, 64, 128], [70, 130, 180], [250, 170, 30]]
 @pytest.fixture(scope="session")
 def semantic_model(tiny_sd, tmp_path_factory):
     """The artifact folder of an untrained semantic head on the tiny Stable Diffusion, for 64 x 64 pixels."""
+    backbone = {"type": "perception.DiffusionFeatures", "name": str(tiny_sd), "taps": ["up_blocks.3", "up_blocks.1"]}
+    return exported(backbone, tmp_path_factory.mktemp("semantic") / "model")
+
+
+def exported(backbone, folder):
     from perception.engine.training.artifact import export_model
     from perception.engine.training.channels import with_channels
     from perception.engine.training.registry import MODELS
 
-    backbone = {"type": "perception.DiffusionFeatures", "name": str(tiny_sd), "taps": ["up_blocks.3", "up_blocks.1"]}
     head = {"type": "FCNHead", "in_index": 0, "channels": 8, "num_classes": 3, "num_convs": 1}
     config = with_channels(
         {
@@ -32,11 +36,17 @@ def semantic_model(tiny_sd, tmp_path_factory):
             "test_cfg": {"mode": "whole"},
         }
     )
-    folder = tmp_path_factory.mktemp("semantic") / "model"
     export_model(
         MODELS.build(config), config, {"classes": CLASSES, "palette": PALETTE}, folder, (64, 64), {"mIoU": 1.0}
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def vpd_model(tiny_sd, tmp_path_factory):
+    """The same on VPD told the class names."""
+    backbone = {"type": "perception.VPDFeatures", "name": str(tiny_sd), "names": CLASSES}
+    return exported(backbone, tmp_path_factory.mktemp("vpd") / "model")
 
 
 @pytest.fixture
@@ -110,6 +120,21 @@ def test_chosen_classes_alone_are_measured_and_drawn(segment, photos, tmp_path):
         assert np.array_equal(drawn[ids == 2], picture[ids == 2])
 
 
+def test_a_map_per_class_name(segment, vpd_model, photos, tmp_path):
+    assert segment("--maps", model=vpd_model) == 0
+    assert [line["output"][0] for line in manifest(tmp_path / "out")] == [
+        "labels/a.png",
+        "labels/b.jpg.png",
+        "labels/sub/c.png",
+    ]
+    names = sorted(path.name for path in (tmp_path / "out" / "maps" / "b.jpg").iterdir())
+    assert names == ["road.png", "sky.png", "traffic-light.png"]
+    drawn = [np.asarray(Image.open(tmp_path / "out" / "maps" / "a.png" / name)) for name in names]
+    assert drawn[0].shape == (50, 90, 3) and (drawn[0] != drawn[1]).any()
+    assert segment("--maps", "--classes", "sky", model=vpd_model, out="one") == 0
+    assert [path.name for path in (tmp_path / "one" / "maps" / "b.jpg").iterdir()] == ["sky.png"]
+
+
 def test_resume_and_batch_size_change_no_byte(segment, tmp_path, capsys):
     assert segment() == 0
     before = files(tmp_path / "out")
@@ -155,6 +180,7 @@ def test_dry_run_writes_nothing(segment, photos, tmp_path, capsys):
         (["--classes", "zebra"], "has no class 'zebra'; choose among road, sky, traffic light."),
         (["--size", "100"], "size 100x100 does not fit: both sides must be multiples of 64; try 128x128."),
         (["--model", "/nowhere"], "/nowhere is no folder; --model takes the folder of a trained model"),
+        (["--maps"], "this model reads no attention maps; leave --maps out"),
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--backbone", "/nowhere/at/all"], "/nowhere/at/all"),
     ],

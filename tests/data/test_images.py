@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from perception.data.images import content_hash, image_tensor, read_image
+from perception.data.images import content_hash, image_tensor, nearest_size, read_image
 from perception.errors import UserError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -175,3 +175,8 @@ def test_the_hash_depends_on_dtype_shape_and_content():
     assert len(same) == 1 and len(others) == 3 and not same & others
     assert len(content_hash(torch.ones((), dtype=torch.bfloat16))) == 64
     assert content_hash(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_nearest_size_is_a_multiple_of_64_and_never_zero():
+    assert nearest_size(375, 1242) == (384, 1216) and nearest_size(8, 100) == (64, 128)
+    assert nearest_size(30, 50, multiple=8) == (32, 48)
