@@ -21,6 +21,7 @@ COMMANDS = {
     "depth": "perception.commands.depth",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
+    "convert": "perception.commands.convert",
     "world": "perception.commands.world",
 }
 USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
