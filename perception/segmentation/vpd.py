@@ -109,7 +109,7 @@ class VPD(nn.Module):
         """
         self.check_images(images)
         with torch.autocast(self.backbone.device.type, enabled=False):
-            return self.rescale(self.backbone.encode(images.to(self.backbone.device, torch.float32)))
+            return self.rescale(self.backbone.encode(images.to(self.backbone.device)))
 
     def check_images(self, images: Tensor) -> None:
         """UserError unless the coarsest stride divides height and width."""
@@ -248,20 +248,6 @@ class VPD(nn.Module):
             out.append(torch.cat([taken[tap], *extra], dim=1).float())
         return tuple(out)
 
-    def _check_options(self) -> None:
-        backbone, width = self.backbone, self.conditioning.width
-        if self.trained not in ("head", "text", "denoiser", "lora"):
-            raise UserError(f"train is {self.trained!r}; expected 'head', 'text', 'denoiser' or 'lora'")
-        if width != backbone.text_width:
-            raise UserError(
-                f"the conditioning has tokens of width {width} and this denoiser attends to text of width "
-                f"{backbone.text_width}; make both from the same backbone"
-            )
-        if self.attn_grad and self.checkpointing:
-            raise UserError("attn_grad keeps the maps' activations; switch checkpointing off to use it")
-        if self.trained == "text" and not any(True for _ in self._text_parameters()):
-            raise UserError("train='text' has nothing to train; add adapter=True, or take learned tokens")
-
     def _unlock(self, lora_rank: int) -> None:
         for parameter in self._text_parameters():
             parameter.requires_grad_(self.trained != "head")
@@ -271,26 +257,6 @@ class VPD(nn.Module):
             self.unet = unlock_denoiser(self.backbone, self.single_token)
         if self.trained == "lora":
             self.lora = add_lora(self.backbone, lora_rank, self.single_token)
-
-    def _unlock(self, lora_rank: int) -> None:
-        for parameter in self._text_parameters():
-            parameter.requires_grad_(self.trained != "head")
-        if self.trained in ("denoiser", "lora"):
-            self._holder = OwnedBackbone(self.backbone)
-        if self.trained == "denoiser":
-            self.unet = unlock_denoiser(self.backbone, self.single_token)
-        if self.trained == "lora":
-            self.lora = add_lora(self.backbone, lora_rank, self.single_token)
-
-    def _check_size(self, value: Tensor, cell: int, what: str, unit: str) -> None:
-        multiple = max(self.strides) // cell
-        if value.dim() == 4 and (value.shape[-2] % multiple or value.shape[-1] % multiple):
-            height, width = value.shape[-2:]
-            near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
-            raise UserError(
-                f"the {what} are {height}x{width} {unit}; expected sides that are multiples of {multiple}: "
-                f"resize or pad them, for example to {near[0]}x{near[1]}"
-            )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> VPD:
         self._holder.apply(fn)

@@ -42,14 +42,14 @@ def check_options(
 
 
 def check_sides(value: Tensor, multiple: int, what: str, unit: str) -> None:
-    """UserError unless `multiple` divides height and width of `value` [B, C, H, W].
+    """UserError unless `multiple` divides height and width of `value` [B, C, H, W]; other shapes are not judged.
 
     Args:
         value: images or latents.
         multiple: in cells of `value`.
         what, unit: for the message, "images" and "pixels".
     """
-    height, width = value.shape[-2:]
+    height, width = value.shape[-2:] if value.dim() == 4 else (0, 0)
     if height % multiple or width % multiple:
         near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
         raise UserError(
