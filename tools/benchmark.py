@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-ROWS = ("early_stop", "timesteps", "shared_candidates", "epochs")
+ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "epochs")
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TRAININGS = (_CONFIGS / "fpn" / "fpn_mini_world.py", _CONFIGS / "linear" / "linear_mini_world.py")
 
@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(benchmarks.timesteps_in_one_call(backbone, args.size, 2).render(), flush=True)
         if "shared_candidates" in args.rows:
             print(benchmarks.shared_candidates(backbone, args.size, args.candidates).render(), flush=True)
+        if "vpd" in args.rows:
+            print(benchmarks.vpd_forward(backbone, args.size, args.batch).render(), flush=True)
+        if "sentences" in args.rows:
+            print(benchmarks.referring_sentences(backbone, args.size).render(), flush=True)
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 

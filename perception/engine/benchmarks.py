@@ -14,6 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
 from perception.backbones.spec import sample_noise
+from perception.conditioning import build_conditioning
+from perception.segmentation.referring import ReferringNet
+from perception.segmentation.vpd import VPD
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,39 @@ def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, s
 
     name = f"{candidates} candidates: plain -> shared prefix, cached K/V"
     return compare(name, plain, shared, backbone.device, candidates * samples)
+
+
+def vpd_forward(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
+    """VPD's pyramid of class names: the plain path against folded time, cached text and keys/values."""
+    latents, _, _ = _inputs(backbone, size, batch)
+    told = build_conditioning("class_names", backbone, names=[f"thing number {number}" for number in range(20)])
+
+    network = VPD(backbone, told, adapter=True).eval()
+
+    def run(shortcuts: bool) -> Callable[[], Tensor]:
+        def pyramid() -> Tensor:
+            network.shortcuts = shortcuts
+            return torch.cat([features.flatten() for features in network(latents=latents)])
+
+        return pyramid
+
+    return compare("VPD pyramid: plain -> shortcuts", run(False), run(True), backbone.device, batch)
+
+
+def referring_sentences(backbone: DiffusionBackbone, size: int, sentences: int = 20) -> Row:
+    """Many sentences about one image: each with its own encoding of the image, against one latent for all."""
+    network = ReferringNet(backbone).eval().to(backbone.device)
+    image = torch.linspace(0, 1, 3 * size * size).view(1, 3, size, size).to(backbone.device)
+    told = [f"the thing number {number} on the left" for number in range(sentences)]
+
+    def one_by_one() -> Tensor:
+        return torch.cat([network(image, [sentence]) for sentence in told])
+
+    def together() -> Tensor:
+        return network.refer(network.vpd.encode(image), told, rows=sentences)
+
+    name = f"{sentences} sentences on one image: one by one -> once"
+    return compare(name, one_by_one, together, backbone.device, sentences, repeats=3)
 
 
 def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:

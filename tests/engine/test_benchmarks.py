@@ -12,8 +12,11 @@ def test_shortcuts_save_flops_and_change_nothing(tiny_backbone: DiffusionBackbon
             benchmarks.early_stop(tiny_backbone, 64, 2),
             benchmarks.timesteps_in_one_call(tiny_backbone, 64, 1),
             benchmarks.shared_candidates(tiny_backbone, 64, 3, samples=2),
+            benchmarks.vpd_forward(tiny_backbone, 64, 2),
+            benchmarks.referring_sentences(tiny_backbone, 64, 3),
         ]
     assert rows[0].flop_ratio < 0.6 and rows[1].flop_ratio == 1 and rows[2].flop_ratio < 1
     assert all(row.difference < 1e-5 for row in rows)
-    assert [row.evaluations for row in rows] == [2, 4, 6]
+    assert rows[3].flop_ratio < 1 and rows[4].flop_ratio < 0.8
+    assert [row.evaluations for row in rows] == [2, 4, 6, 2, 3]
     assert rows[0].name in rows[0].render()
