@@ -1,6 +1,6 @@
 """Control of vpd_mini_camvid: timm's ResNet-18 from scratch under the same FPN, data and number of steps.
 
-    python tools/train.py configs/vpd/resnet18_mini_camvid.py --data-root data/camvid
+python tools/train.py configs/vpd/resnet18_mini_camvid.py --data-root data/camvid
 """
 
 from mmengine.config import read_base

@@ -46,7 +46,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"perception {perception.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["store", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["segment", "--help"], ["depth", "--help"]])
 def test_help_is_fast_and_without_torch(arguments):
     script = (
         "import sys; from perception.commands.main import main\n"

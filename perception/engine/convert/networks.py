@@ -56,19 +56,23 @@ def semantic_target(checkpoint: Checkpoint, backbone: str, classes: Sequence[str
 
 
 def referring_target(checkpoint: Checkpoint, backbone: str, classes: Sequence[str] | None) -> Target:
-    """ReferringNet; the sentence length follows from the channels behind the features: hidden + C + L."""
+    """ReferringNet at 512x512; the sentence length follows from the channels of a convolution: hidden + C + L."""
     _no_classes(classes)
     model = load_backbone(backbone, device="cpu")
     hidden = size_of(checkpoint.weights, r"classifier\.conv\d_[432]\.weight", 0, 640)
     width = model.taps[vpd_taps(model)[1]].channels  # of the second map
     length = size_of(checkpoint.weights, r"classifier\.conv1_3\.weight", 1, 0) - hidden - width
     length = length if 0 < length <= model.max_text_tokens else model.max_text_tokens
-    network = ReferringNet(model, length=length, truncate=True, hidden=hidden, **_FINE_TUNED)  # type: ignore[arg-type]
+    # fmt: off
+    network = ReferringNet(
+        model, length=length, truncate=True, hidden=hidden, image_size=(512, 512), **_FINE_TUNED,  # type: ignore[arg-type]
+    )
+    # fmt: on
     return Target(network, network.vpd, network.save_pretrained, f"sentences of {length} tokens")
 
 
 def depth_target(checkpoint: Checkpoint, backbone: str, classes: Sequence[str] | None) -> Target:
-    """DepthNet; room ids 0..26 are the NYU rooms unless other names are given. Metres up to 10, as published."""
+    """DepthNet at NYUv2's 480x640, metres up to 10; room ids 0..26 are the NYU rooms unless other names are given."""
     weights, deconv = checkpoint.weights, r"decoder\.deconv_layers\.{}\.weight"
     rooms = size_of(weights, r"encoder\.class_embeddings", 0, len(NYU_ROOMS))
     names = classes or (NYU_ROOMS if rooms == len(NYU_ROOMS) else [f"room {i}" for i in range(rooms)])
@@ -83,6 +87,7 @@ def depth_target(checkpoint: Checkpoint, backbone: str, classes: Sequence[str] |
         num_filters=[size_of(weights, deconv.format(i), 1, 32) for i in layers],
         deconv_kernels=[size_of(weights, deconv.format(i), 2, 2) for i in layers],
         decoder_channels=size_of(weights, r"decoder\.conv_layers\.(0|1)\.(weight|bias)", 0, 192),
+        image_size=(480, 640),
         **_FINE_TUNED,  # type: ignore[arg-type]
     )
     return Target(network, network.vpd, network.save_pretrained, f"{rooms} rooms")

@@ -44,6 +44,8 @@ def export_folder(pipeline: StableDiffusionPipeline, folder: Path) -> int:
     """Write the pipeline as fp16 safetensors, replacing `folder` only when all is written; returns its bytes."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    pipeline.tokenizer.backend_tokenizer.no_truncation()  # what the last call asked for is not part of the tokenizer
+    pipeline.tokenizer.backend_tokenizer.no_padding()
     pipeline.to(dtype=torch.float16).save_pretrained(partial)
     pipeline.to(dtype=torch.float32)
     for config in partial.rglob("*config.json"):
