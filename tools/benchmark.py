@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "epochs")
+ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "training_step", "epochs")
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TRAININGS = (_CONFIGS / "fpn" / "fpn_mini_world.py", _CONFIGS / "linear" / "linear_mini_world.py")
 
@@ -50,17 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
     print(f"{args.backbone}, {args.size} px, {backbone.device}, {args.dtype}, {torch.get_num_threads()} CPU threads")
     print(benchmarks.HEADER)
-    with torch.inference_mode():
-        if "early_stop" in args.rows:
-            print(benchmarks.early_stop(backbone, args.size, args.batch).render(), flush=True)
-        if "timesteps" in args.rows:
-            print(benchmarks.timesteps_in_one_call(backbone, args.size, 2).render(), flush=True)
-        if "shared_candidates" in args.rows:
-            print(benchmarks.shared_candidates(backbone, args.size, args.candidates).render(), flush=True)
-        if "vpd" in args.rows:
-            print(benchmarks.vpd_forward(backbone, args.size, args.batch).render(), flush=True)
-        if "sentences" in args.rows:
-            print(benchmarks.referring_sentences(backbone, args.size).render(), flush=True)
+    rows = {
+        "early_stop": lambda: benchmarks.early_stop(backbone, args.size, args.batch),
+        "timesteps": lambda: benchmarks.timesteps_in_one_call(backbone, args.size, 2),
+        "shared_candidates": lambda: benchmarks.shared_candidates(backbone, args.size, args.candidates),
+        "vpd": lambda: benchmarks.vpd_forward(backbone, args.size, args.batch),
+        "sentences": lambda: benchmarks.referring_sentences(backbone, args.size),
+        "training_step": lambda: benchmarks.training_step(backbone, args.size, args.batch),
+    }
+    for name, measure in rows.items():
+        if name in args.rows:
+            print(measure().render(), flush=True)
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 

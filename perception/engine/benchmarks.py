@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception.backbones import DiffusionBackbone, FeatureSpec
 from perception.backbones.spec import sample_noise
 from perception.conditioning import build_conditioning
+from perception.data.store import TensorStore
+from perception.depth import DepthNet, silog_loss
 from perception.segmentation.referring import ReferringNet
 from perception.segmentation.vpd import VPD
 
@@ -64,6 +69,7 @@ def compare(
     )
 
 
+@torch.inference_mode()
 def early_stop(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """Features of up block 1: the whole denoiser with a hook, against leaving it after the tap."""
     latents, noise, condition = _inputs(backbone, size, batch)
@@ -75,6 +81,7 @@ def early_stop(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     return compare("up block 1: whole UNet -> early stop", run(False), run(True), backbone.device, batch)
 
 
+@torch.inference_mode()
 def timesteps_in_one_call(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """Four timesteps of a few images: one call each, against all timesteps x images in one call."""
     latents, _, _ = _inputs(backbone, size, batch)
@@ -93,6 +100,7 @@ def timesteps_in_one_call(backbone: DiffusionBackbone, size: int, batch: int) ->
     return compare("4 timesteps: one by one -> one call", one_by_one, together, backbone.device, 4 * batch)
 
 
+@torch.inference_mode()
 def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, samples: int = 6) -> Row:
     """The work of a zero-shot classifier on one image: plain batches, against shared prefix and cached text.
 
@@ -116,11 +124,11 @@ def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, s
     return compare(name, plain, shared, backbone.device, candidates * samples)
 
 
+@torch.inference_mode()
 def vpd_forward(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """VPD's pyramid of class names: the plain path against folded time, cached text and keys/values."""
     latents, _, _ = _inputs(backbone, size, batch)
     told = build_conditioning("class_names", backbone, names=[f"thing number {number}" for number in range(20)])
-
     network = VPD(backbone, told, adapter=True).eval()
 
     def run(shortcuts: bool) -> Callable[[], Tensor]:
@@ -133,6 +141,7 @@ def vpd_forward(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     return compare("VPD pyramid: plain -> shortcuts", run(False), run(True), backbone.device, batch)
 
 
+@torch.inference_mode()
 def referring_sentences(backbone: DiffusionBackbone, size: int, sentences: int = 20) -> Row:
     """Many sentences about one image: each with its own encoding of the image, against one latent for all."""
     network = ReferringNet(backbone).eval().to(backbone.device)
@@ -147,6 +156,36 @@ def referring_sentences(backbone: DiffusionBackbone, size: int, sentences: int =
 
     name = f"{sentences} sentences on one image: one by one -> once"
     return compare(name, one_by_one, together, backbone.device, sentences, repeats=3)
+
+
+def training_step(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
+    """Forward, backward and AdamW of a depth network: the denoiser is trained, against frozen features from a store.
+
+    The difference is that of the first losses.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.randint(0, 256, (batch, 3, size, size), generator=generator) / 255).to(backbone.device)
+    metres = (1 + 8 * torch.rand(batch, 1, size, size, generator=generator)).to(backbone.device)
+    tuned = DepthNet(copy.deepcopy(backbone), conditioning="empty", train="denoiser", fusion_channels=128)
+    frozen = DepthNet(backbone, conditioning="empty", fusion_channels=128)
+    frozen.head.load_state_dict(tuned.head.state_dict())
+
+    def step(network: DepthNet, pyramid: Callable[[], tuple[Tensor, ...]]) -> Callable[[], Tensor]:
+        optimizer = torch.optim.AdamW(network.to(backbone.device).train().parameters(), lr=1e-5)
+
+        def train() -> Tensor:
+            optimizer.zero_grad()
+            loss = silog_loss(network.decode(pyramid(), (size, size)), metres)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        return train
+
+    with tempfile.TemporaryDirectory() as folder:
+        stored = frozen.vpd.stored(TensorStore(Path(folder)))
+        plain, fast = step(tuned, lambda: tuned.encoder(images)), step(frozen, lambda: stored(images))
+        return compare("training step: fine-tuned -> frozen, stored", plain, fast, backbone.device, batch)
 
 
 def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:
