@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from perception.data.pictures import MILLIMETRES
 from perception.errors import UserError
-
-MILLIMETRES = 1000.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ def read_frames(root: str | Path, folder: str, file_list: str | None = None) -> 
     if not base.is_dir():
         raise UserError(f"{base} does not exist; configs/README.md says how NYU Depth v2 is laid out")
     pairs = _pairs_of_list(Path(root) / file_list) if file_list else _pairs_of_folder(base)
-    if not pairs:
-        raise UserError(f"{base} holds no rgb_<n>.jpg with a sync_depth_<n>.png beside it; check the folder")
-    return [DepthFrame(Path(image).with_suffix("").as_posix().replace("/", "_"), base / image, base / depth)
-            for image, depth in pairs]  # fmt: skip
+    return [
+        DepthFrame(Path(image).with_suffix("").as_posix().replace("/", "_"), base / image, base / depth)
+        for image, depth in pairs
+    ]
 
 
 def read_depth(path: str | Path, scale: float = MILLIMETRES) -> NDArray[np.float32]:
@@ -89,10 +88,15 @@ def _pairs_of_list(path: Path) -> list[tuple[str, str]]:
         if len(fields) < 2:
             raise UserError(f"line {number} of {path} is {line!r}; expected a picture and its depth map")
         pairs.append((fields[0].lstrip("/"), fields[1].lstrip("/")))
+    if not pairs:
+        raise UserError(f"the file list {path} is empty; get it from BTS again, or leave file_list out")
     return pairs
 
 
 def _pairs_of_folder(base: Path) -> list[tuple[str, str]]:
-    images = (path.relative_to(base) for path in base.rglob("rgb_*.*"))
-    pairs = [(image, image.with_name(image.stem.replace("rgb_", "sync_depth_") + ".png")) for image in sorted(images)]
-    return [(image.as_posix(), depth.as_posix()) for image, depth in pairs if (base / depth).is_file()]
+    images = sorted(path.relative_to(base) for path in base.rglob("rgb_*.*"))
+    depths = [image.with_name(image.stem.replace("rgb_", "sync_depth_") + ".png") for image in images]
+    pairs = [(i.as_posix(), d.as_posix()) for i, d in zip(images, depths, strict=True) if (base / d).is_file()]
+    if not pairs:
+        raise UserError(f"{base} holds no rgb_<n>.jpg with a sync_depth_<n>.png beside it; check the folder")
+    return pairs

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ class Reference:
     image: Path
     size: tuple[int, int]  # height, width of the photograph
     sentences: tuple[str, ...]
-    segmentation: Any  # polygons [x0, y0, x1, ...] or run lengths {"counts", "size"}, COCO format
+    segmentation: Any  # polygons [[x0, y0, x1, ...], ...] or run lengths {"counts", "size"}, COCO format
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Pixels [H, W] of the thing. UserError where the annotation is of an unknown form."""
+        """Pixels [H, W] of the thing. UserError where the annotation is of another size."""
         return segmentation_mask(self.segmentation, self.size, f"reference {self.ref_id}")
 
 
@@ -52,38 +52,37 @@ def read_references(
     """All references of one split, by their number.
 
     Raises:
-        UserError: an unknown data set, a missing or broken file, or a split that is not there.
+        UserError: an unknown data set, a missing or broken file, a split that is not there, an empty sentence.
     """
     if name not in AUTHORS:
         raise UserError(f"there is no data set {name!r}; choose one of {', '.join(AUTHORS)}")
     folder = Path(root) / name
-    refs = _read_pickle(folder / f"refs({author or AUTHORS[name]}).p")
-    chosen = [ref for ref in refs if ref["split"] == split]
-    if not chosen:
-        splits = ", ".join(sorted({ref["split"] for ref in refs}))
-        raise UserError(f"{folder} has no split {split!r}; there are: {splits}")
-    instances = _read_json(folder / "instances.json")
-    pictures = {entry["id"]: entry for entry in instances["images"]}
-    outlines = {entry["id"]: entry["segmentation"] for entry in instances["annotations"]}
-    place = Path(root) / images
+    refs_file = folder / f"refs({author or AUTHORS[name]}).p"
+    refs = _read_pickle(refs_file)
     try:
-        found = [_reference(ref, pictures, outlines, place) for ref in chosen]
-    except KeyError as error:
-        reason = f"lacks the entry {error} that a reference names; download it again"
-        raise UserError(f"{folder}/instances.json {reason}") from error
+        chosen = [ref for ref in refs if ref["split"] == split]
+        if not chosen:
+            splits = ", ".join(sorted({ref["split"] for ref in refs}))
+            raise UserError(f"{refs_file} has no split {split!r}; choose one of {splits}")
+        instances = _read_json(folder / "instances.json")
+        pictures = {entry["id"]: entry for entry in instances["images"]}
+        outlines = {entry["id"]: entry["segmentation"] for entry in instances["annotations"]}
+        found = [_reference(ref, pictures, outlines, Path(root) / images) for ref in chosen]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{refs_file} does not fit instances.json beside it ({type(error).__name__}: {error}); download both again"
+        ) from error
     return sorted(found, key=lambda reference: reference.ref_id)
 
 
 def segmentation_mask(segmentation: Any, size: tuple[int, int], what: str = "annotation") -> NDArray[np.bool_]:
-    """A COCO segmentation as a mask [H, W]: the union of its polygons, or uncompressed run lengths.
-
-    A pixel belongs to a polygon when its centre lies inside (even-odd rule).
+    """A COCO segmentation as a mask [H, W]: the union of its polygons, or run lengths, compressed or not.
 
     Raises:
-        UserError: compressed run lengths, or run lengths of another size.
+        UserError: run lengths of another size.
     """
     if isinstance(segmentation, dict):
-        return _from_runs(segmentation, size, what)
+        return _from_runs(segmentation["counts"], size, what)
     mask = np.zeros(size, bool)
     for polygon in segmentation:
         mask |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), size)
@@ -91,8 +90,16 @@ def segmentation_mask(segmentation: Any, size: tuple[int, int], what: str = "ann
 
 
 def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels [H, W] whose centres lie inside a polygon; corners [N, 2] as (x, y) in pixels, pixel i spans [i, i+1)."""
-    start, end = corners, np.roll(corners, -1, axis=0)
+    """Pixels [H, W] whose centres lie inside a polygon (even-odd rule), as COCO's own API fills it.
+
+    Args:
+        corners: [N, 2] as (x, y) in pixels, pixel i spans [i, i + 1); rounded to fifths of a pixel, as COCO does.
+            The polygon fillers of OpenCV and Pillow also take the pixels that an edge touches, which makes small
+            things a pixel wider.
+        size: height and width of the mask.
+    """
+    start = np.floor(5 * corners + 0.5) / 5
+    end = np.roll(start, -1, axis=0)
     rows = np.arange(size[0])[:, None] + 0.5
     crossed = (start[:, 1] <= rows) != (end[:, 1] <= rows)  # [H, N]: the edge crosses the line through the centres
     rise = np.where(end[:, 1] == start[:, 1], 1.0, end[:, 1] - start[:, 1])
@@ -103,29 +110,51 @@ def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray
     return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
 
 
-def _from_runs(segmentation: dict[str, Any], size: tuple[int, int], what: str) -> NDArray[np.bool_]:
-    counts = segmentation["counts"]
-    if isinstance(counts, (str, bytes)):
-        raise UserError(f"the mask of {what} is compressed; decode it with pycocotools and store the run lengths")
-    if sum(counts) != size[0] * size[1]:
-        raise UserError(f"the mask of {what} covers {sum(counts)} pixels, its image has {size[0]} x {size[1]}")
-    values = np.arange(len(counts)) % 2 == 1  # runs of 0 and 1 take turns, in columns
-    return np.repeat(values, counts).reshape(size[1], size[0]).T
+def _from_runs(counts: Sequence[int] | str | bytes, size: tuple[int, int], what: str) -> NDArray[np.bool_]:
+    runs = _decompressed(counts) if isinstance(counts, (str, bytes)) else counts
+    if sum(runs) != size[0] * size[1]:
+        raise UserError(
+            f"the mask of {what} covers {sum(runs)} pixels, but its image has {size[1]} x {size[0]}; download "
+            "instances.json again"
+        )
+    values = np.arange(len(runs)) % 2 == 1  # runs of 0 and 1 take turns, in columns
+    return np.repeat(values, runs).reshape(size[1], size[0]).T
+
+
+def _decompressed(text: str | bytes) -> list[int]:
+    """The run lengths in a string of COCO's API.
+
+    A character minus 48 holds five bits, least significant group first, and 32 where more follow; the highest of the
+    last five is the sign. From the fourth number on, the difference to the run before the last one is stored.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode() if isinstance(text, str) else text:
+        value |= (code - 48 & 31) << shift
+        shift += 5
+        if not code - 48 & 32:
+            value -= (value >> shift - 1) << shift  # two's complement of `shift` bits
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
 
 
 def _reference(ref: dict[str, Any], pictures: dict[int, Any], outlines: dict[int, Any], place: Path) -> Reference:
     picture = pictures[ref["image_id"]]
+    sentences = tuple(sentence["raw"] for sentence in ref["sentences"])
+    if not sentences or not all(sentence.strip() for sentence in sentences):
+        raise UserError(f"reference {ref['ref_id']} has no sentence, or an empty one; correct its refs file")
     return Reference(
         ref_id=ref["ref_id"],
         image=place / picture["file_name"],
         size=(picture["height"], picture["width"]),
-        sentences=tuple(sentence["raw"] for sentence in ref["sentences"]),
+        sentences=sentences,
         segmentation=outlines[ref["ann_id"]],
     )
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers, strings and numbers; every class or function is refused, so no pickled code runs."""
+    """Reads containers, strings and numbers; every class or function is refused, so that no pickled code runs."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
@@ -135,12 +164,12 @@ def _read_pickle(path: Path) -> Sequence[dict[str, Any]]:
     _check_there(path)
     try:
         with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
+            return _PlainUnpickler(file, encoding="latin1").load()  # written by Python 2
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no list of references ({error}); download it again") from error
 
 
-def _read_json(path: Path) -> dict[str, Iterable[dict[str, Any]]]:
+def _read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     _check_there(path)
     try:
         return json.loads(path.read_text())
