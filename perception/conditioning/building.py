@@ -10,6 +10,7 @@ from torch import Tensor
 from perception.backbones import DiffusionBackbone
 from perception.conditioning.base import Conditioning
 from perception.conditioning.table import class_table
+from perception.conditioning.templates import IMAGENET_TEMPLATES
 from perception.conditioning.text import EmptyPrompt, Sentences
 from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens
 from perception.errors import UserError
@@ -23,7 +24,7 @@ def build_conditioning(
     backbone: DiffusionBackbone,
     *,
     names: Sequence[str] = (),
-    templates: Sequence[str] = ("a photo of a {}",),
+    templates: Sequence[str] | Literal["imagenet"] = ("a photo of a {}",),
     pool: Literal["eos", "mean"] = "eos",
     tokens: int | None = None,
     length: int | None = None,
@@ -40,7 +41,7 @@ def build_conditioning(
             per image, the row of its room).
         backbone: gives the text encoder and the width of the tokens.
         names: class_names, class_id: the classes, made into a table by `class_table`.
-        templates, pool: of that table.
+        templates, pool: of that table; "imagenet" stands for the 80 IMAGENET_TEMPLATES.
         tokens: learned: how many; default: as many as there are names.
         length: class_names, class_id, captions, empty: tokens that texts are padded to; default: all there are.
         truncate: cut texts that are too long instead of raising.
@@ -64,7 +65,8 @@ def build_conditioning(
     if table is None:
         if not names:
             raise UserError(f"the conditioning {kind!r} needs class names or a table; pass names=[...]")
-        table = class_table(backbone, names, templates=templates, length=length, pool=pool, truncate=truncate)
+        chosen = IMAGENET_TEMPLATES if templates == "imagenet" else templates
+        table = class_table(backbone, names, templates=chosen, length=length, pool=pool, truncate=truncate)
     if names and len(names) != len(table):
         raise UserError(f"the table has {len(table)} rows for {len(names)} names; expected one row per name")
     if table.shape[-1] != backbone.text_width:

@@ -37,7 +37,7 @@ class VPDFeatures(BaseModule):
         name: str = "mini",  # what load_backbone takes: "mini", a hub id, a local folder
         conditioning: ConditioningKind = "class_names",  # or learned, captions, empty
         names: str | Sequence[str] = (),  # the classes, or the data set that knows them, e.g. "ADE20KDataset"
-        templates: Sequence[str] = ("a photo of a {}",),  # of the class names
+        templates: Sequence[str] | Literal["imagenet"] = ("a photo of a {}",),  # of class names; "imagenet": CLIP's 80
         pool: Literal["eos", "mean"] = "eos",  # of the prompts of class names
         tokens: int | None = None,  # learned: how many; None: as many as there are names
         length: int | None = None,  # tokens that prompts are padded to; None: all there are
