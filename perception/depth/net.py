@@ -7,7 +7,7 @@ metres = network(images)                                   # [B, 1, H, W]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from perception.segmentation.vpd import VPD, Trained
 class DepthNet(TaskNetwork):
     """VPD's depth network: the pyramid of an image told its room, fused and decoded to metres.
 
-    The published model: backbone SD 1.5, conditioning "class_id" over the 27 NYU rooms with IMAGENET_TEMPLATES and
-    length 20, adapter, latent_scale 1.0, train "denoiser", fusion_channels 1536, num_filters (32, 32, 32),
+    The published model: backbone SD 1.5, conditioning "class_id" over the 27 NYU rooms with templates "imagenet"
+    and length 20, adapter, latent_scale 1.0, train "denoiser", fusion_channels 1536, num_filters (32, 32, 32),
     decoder_channels 192.
 
     Raises:
@@ -44,7 +44,7 @@ class DepthNet(TaskNetwork):
         backbone_fingerprint: str | None = None,  # of the backbone that the weights were trained on
         conditioning: ConditioningKind = "class_id",  # what the denoiser is told; see build_conditioning
         names: Sequence[str] = NYU_ROOMS,  # class_id, class_names: rows of the text table
-        templates: Sequence[str] = ("a photo of a {}",),  # of that table; () = the table comes with the weights
+        templates: Sequence[str] | Literal["imagenet"] = ("a photo of a {}",),  # of it; () = it comes with the weights
         tokens: int | None = None,  # learned: how many
         length: int | None = None,  # tokens that texts are padded to; None: all that the text encoder takes
         truncate: bool = False,  # cut longer texts instead of raising
@@ -87,6 +87,11 @@ class DepthNet(TaskNetwork):
         widths = (fusion_channels, num_filters, deconv_kernels, decoder_channels)
         self.head = DepthHead(self.encoder.channels, self.encoder.strides[0], *widths, max_depth)
         self._describe(task, backbone_fingerprint, image_size, metrics)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As `TaskNetwork.config`; the text table is part of the weights, so it is not made again from templates."""
+        return {**super().config, "templates": []}
 
     def forward(self, images: Tensor, given: Sequence[Any] | None = None) -> Tensor:
         """Depth float32 [B, 1, H, W] in metres, in (0, max_depth).

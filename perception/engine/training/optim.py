@@ -223,7 +223,9 @@ class PolyDecayLR(_FactorLR):
 
 @PARAM_SCHEDULERS.register_module()
 class RiseAndFallLR(_FactorLR):
-    """`rise_and_fall` from `begin` to `end`; the rise takes epochs // 2 epochs where epochs are converted."""
+    """`rise_and_fall` from `begin` to `end`; the rise takes epochs // 2 epochs where epochs are converted, and half of
+    the iterations of a single one.
+    """
 
     def __init__(
         self,
@@ -236,7 +238,7 @@ class RiseAndFallLR(_FactorLR):
         power: float = 0.9,
         last_step: int = -1,
     ) -> None:
-        self.half = (end - begin) // 2 if half is None else half
+        self.half = max(1, (end - begin) // 2) if half is None else half
         self.floor, self.power = floor, power
         super().__init__(optimizer, begin=begin, end=end, by_epoch=by_epoch, last_step=last_step)
 
@@ -248,7 +250,7 @@ class RiseAndFallLR(_FactorLR):
         half = kwargs.pop("half", None)
         half = (end - begin) // 2 if half is None else half
         return super().build_iter_from_epoch(
-            *args, epoch_length=epoch_length, begin=begin, end=end, half=half * epoch_length, **kwargs
+            *args, epoch_length=epoch_length, begin=begin, end=end, half=half * epoch_length or None, **kwargs
         )
 
     def _get_value(self) -> list[float]:

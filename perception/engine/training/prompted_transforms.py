@@ -23,13 +23,14 @@ from perception.errors import UserError
 class RenderExpression(BaseTransform):
     """`scene` of the miniature world -> `img`, `sentence` and its mask in `gt_seg_map` (0, 1).
 
-    Which expression: number `expression` of the sample, or, without it, one drawn from (seed, scene, view).
+    Which expression: number `expression` of the sample, or, without it, that of its view: views go through all
+    expressions of a scene, in an order drawn from (seed, scene), and then begin again.
     """
 
     def __init__(
         self,
         cache: str | None = None,  # folder of rendered scenes; the second epoch reads them
-        seed: int = 0,  # of the choice
+        seed: int = 0,  # of the order
     ) -> None:
         self.cache = Path(cache) if cache else None
         self.seed = seed
@@ -37,7 +38,9 @@ class RenderExpression(BaseTransform):
     def transform(self, results: Sample) -> Sample:
         """Add image, sentence and mask (uint8)."""
         arrays = scene_arrays(results["scene"], "expressions", self.cache)
-        number = _chosen(results, len(arrays["texts"]), self.seed)
+        if not len(arrays["texts"]):
+            raise UserError(f"{results['img_path']} shows nothing that could be referred to; use larger scenes")
+        number = _chosen(results, len(arrays["texts"]), self.seed, results["img_path"])
         results["sentence"] = str(arrays["texts"][number])
         return with_labels(with_image(results, arrays["image"]), arrays["masks"][number].astype(np.uint8))
 
@@ -51,20 +54,22 @@ class ReadReference(BaseTransform):
 
     def __init__(
         self,
-        seed: int = 0,  # of the choice
+        seed: int = 0,  # of the order
     ) -> None:
         self.seed = seed
 
     def transform(self, results: Sample) -> Sample:
-        """Add image, sentence and mask (uint8). UserError: unreadable, of another size, or an empty sentence."""
+        """Add image, sentence and mask (uint8). UserError: an image that is unreadable or of another size."""
         reference = results["reference"]
         image = np.asarray(read_image(reference.image))
         if image.shape[:2] != reference.size:
-            raise UserError(f"{reference.image} is {image.shape[:2]} pixels, but instances.json says {reference.size}")
-        sentence = reference.sentences[_chosen(results, len(reference.sentences), self.seed)]
-        if not sentence.strip():
-            raise UserError(f"reference {reference.ref_id} has an empty sentence; correct its refs file")
-        results["sentence"] = sentence
+            (height, width), (rows, columns) = reference.size, image.shape[:2]
+            raise UserError(
+                f"{reference.image} is {columns} x {rows} pixels, but instances.json says {width} x {height}; take the "
+                "photograph of COCO train2014"
+            )
+        number = _chosen(results, len(reference.sentences), self.seed, str(reference.ref_id))
+        results["sentence"] = reference.sentences[number]
         return with_labels(with_image(results, image), reference.mask.astype(np.uint8))
 
 
@@ -84,9 +89,9 @@ class Squash(BaseTransform):
     def transform(self, results: Sample) -> Sample:
         """Replace `img` and, with `maps`, what `seg_fields` names."""
         shape = (self.size[1], self.size[0])
-        results["img"] = np.asarray(Image.fromarray(results["img"]).resize(shape, Image.Resampling.BILINEAR))
+        results["img"] = np.array(Image.fromarray(results["img"]).resize(shape, Image.Resampling.BILINEAR))
         for field in results.get("seg_fields", []) if self.maps else ():
-            results[field] = np.asarray(Image.fromarray(results[field]).resize(shape, Image.Resampling.NEAREST))
+            results[field] = np.array(Image.fromarray(results[field]).resize(shape, Image.Resampling.NEAREST))
         results["img_shape"] = self.size
         return results
 
@@ -192,9 +197,8 @@ class DepthAugmentation(BaseTransform):
         return results
 
 
-def _chosen(results: Sample, count: int, seed: int) -> int:
-    if not count:
-        raise UserError(f"{results['img_path']} shows nothing that could be referred to; use larger scenes")
+def _chosen(results: Sample, count: int, seed: int, name: str) -> int:
+    """Number of the sentence of a sample, of `count`; `name` identifies what they belong to."""
     if "expression" in results:
         return int(results["expression"])
-    return int(view_generator(seed, results["img_path"], results.get("view", 0)).integers(count))
+    return int(view_generator(seed, name, 0).permutation(count)[results.get("view", 0) % count])

@@ -1,4 +1,7 @@
-"""A tiny CamVid-like folder and the overrides that make the shipped CamVid config train on it in seconds."""
+"""Tiny folders laid out as CamVid, RefCOCO and NYUv2, and the overrides that train the CamVid config in seconds."""
+
+import json
+import pickle
 
 import numpy as np
 import pytest
@@ -48,3 +51,62 @@ def small(tiny_sd, tmp_path):
     for mode in ("val", "test"):
         options[f"{mode}_dataloader.dataset.pipeline.1.scale"] = "(64,64)"
     return [f"{key}={value}" for key, value in options.items()]
+
+
+def _box(left, top, width, height):
+    """A rectangle as a COCO polygon."""
+    return [left, top, left + width, top, left + width, top + height, left, top + height]
+
+
+@pytest.fixture(scope="session")
+def refcoco_folder(tmp_path_factory):
+    """The REFER layout: per split two photographs of 96 x 64 with two things each, of two and three sentences."""
+    root = tmp_path_factory.mktemp("refer")
+    place = root / "images/mscoco/images/train2014"
+    place.mkdir(parents=True)
+    images, annotations, refs = [], [], []
+    for number in range(8):
+        name = f"COCO_train2014_{number:012d}.jpg"
+        pixels = np.full((64, 96, 3), 30 * number, np.uint8)
+        pixels[10:40, 8:40], pixels[30:60, 50:90] = (255, 0, 0), (0, 0, 255)
+        Image.fromarray(pixels).save(place / name, quality=95)
+        images.append({"id": number, "file_name": name, "height": 64, "width": 96})
+        runs = [50 * 64 + 30, *([30, 34] * 39), 30, 4 + 64 * 6]  # columns 50..89, rows 30..59
+        for thing, outline in enumerate(([_box(8, 10, 32, 30)], {"counts": runs, "size": [64, 96]})):
+            key = 10 * number + thing
+            annotations.append({"id": key, "image_id": number, "category_id": 1, "segmentation": outline})
+            words = (["The red one", "left"], ["blue one", "right", "lower right"])[thing]
+            said = [{"raw": word, "sent": word.lower(), "sent_id": 10 * key + i} for i, word in enumerate(words)]
+            split = ("train", "val", "testA", "testB")[number // 2]
+            refs.append({"ref_id": key, "ann_id": key, "image_id": number, "split": split, "sentences": said})
+    for name, author in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        (root / name).mkdir()
+        mine = refs if name != "refcocog" else [r | {"split": r["split"].replace("testA", "test")} for r in refs]
+        (root / name / f"refs({author}).p").write_bytes(pickle.dumps(mine, 2))
+        (root / name / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return root
+
+
+FRAMES = (
+    *(("sync/kitchen_0028b", 0), ("sync/kitchen_0028b", 1), ("sync/office_0003", 0), ("sync/office_0003", 7)),
+    ("official_splits/test/bathroom", 45),
+)
+
+
+@pytest.fixture(scope="session")
+def nyu_folder(tmp_path_factory):
+    """The BTS layout with pictures of 80 x 60: four training frames of two rooms, one test frame of a third."""
+    root = tmp_path_factory.mktemp("nyu")
+    lines = []
+    for place, number in FRAMES:
+        (root / place).mkdir(parents=True, exist_ok=True)
+        depth = np.linspace(500 + 100 * number, 8000, 60 * 80).reshape(60, 80).astype(np.uint16)
+        depth[:5] = 0
+        grey = (depth / 40).astype(np.uint8)
+        Image.fromarray(np.stack([grey, 255 - grey, grey], -1)).save(root / place / f"rgb_{number:05d}.jpg")
+        Image.fromarray(depth).save(root / place / f"sync_depth_{number:05d}.png")
+        if place.startswith("sync"):
+            stem = place.removeprefix("sync")
+            lines.append(f"{stem}/rgb_{number:05d}.jpg {stem}/sync_depth_{number:05d}.png 518.8579")
+    (root / "nyudepthv2_train_files_with_gt.txt").write_text("\n".join(lines))
+    return root

@@ -121,6 +121,8 @@ def test_schedulers_follow_them():
     )
     wanted = torch.tensor([rise_and_fall(s, 8) for s in range(1, 21)], dtype=torch.float64)
     assert torch.allclose(found, wanted[:, None] * torch.tensor([5e-4, 5e-6], dtype=torch.float64), rtol=1e-9)
+    found = rates("RiseAndFallLR", 4, by_epoch=True, end=1, convert_to_iter_based=True, epoch_length=4)
+    assert torch.allclose(found[:, 0], 5e-4 * wanted.new_tensor([rise_and_fall(s, 2) for s in range(1, 5)]), rtol=1e-9)
     found = rates("PolyDecayLR", 10, end=10)
     wanted = torch.tensor([poly(s, 10) for s in range(10)], dtype=torch.float64)
     assert torch.allclose(found[:, 0], 5e-4 * wanted, rtol=1e-9)
