@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from perception.backbones import DiffusionBackbone
 from perception.conditioning import Sentences
+from perception.errors import UserError
 from perception.segmentation.controls import TimmTextEncoder
 from perception.segmentation.referring_head import ReferringDecoder, referring_loss
 from perception.segmentation.task_network import TaskNetwork, open_backbone
@@ -105,7 +106,12 @@ class ReferringNet(TaskNetwork):
 
         The part of the denoiser before the first cross-attention runs once per call, too. Equal to `forward` on the
         image and each sentence.
+
+        Raises:
+            UserError: no sentence, or what `forward` raises of one.
         """
+        if not len(sentences):
+            raise UserError("there is no sentence to look for; pass at least one, such as ['the man in red']")
         vpd, latent = self.vpd, latent.reshape(-1, *latent.shape[-3:])
         stride = vpd.backbone.latent_stride
         size = size or (latent.shape[-2] * stride, latent.shape[-1] * stride)

@@ -113,7 +113,7 @@ class TaskNetwork(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]
-        cls, *, config: dict[str, Any] | None, model_id: str, **kwargs: Any
+        cls, *, config: dict[str, Any] | None = None, model_id: str, **kwargs: Any
     ) -> TaskNetwork:
         """Called by `from_pretrained` with the content of config.json."""
         kwargs.pop("strict", None)

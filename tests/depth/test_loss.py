@@ -33,6 +33,22 @@ def test_variance_focus(maps):
     assert scaled == pytest.approx(silog_loss(prediction, target, variance_focus=1.0).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("reduction", ["batch", "image"])
+def test_invariances(maps, reduction):
+    prediction, target = maps
+    loss = silog_loss(prediction, target, reduction=reduction).item()
+    hidden = torch.where(target > 0, prediction, 77.0)
+    assert silog_loss(hidden, target, reduction=reduction).item() == loss  # pixels without a measurement
+    scaled = silog_loss(0.3 * prediction, 0.3 * target, reduction=reduction).item()
+    assert scaled == pytest.approx(loss, rel=1e-4)  # the unit of both
+    swapped = silog_loss(target.clamp(min=1.0), torch.where(target > 0, prediction, 0.0), reduction=reduction).item()
+    assert swapped == pytest.approx(loss, rel=1e-4)  # d -> -d
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(0))
+    mixed = [x.flatten(2)[..., order].view_as(x) for x in maps]
+    assert silog_loss(*mixed, reduction=reduction).item() == pytest.approx(loss, rel=1e-4)  # the places
+    assert silog_loss(target.clamp(min=1.0), target, reduction=reduction).item() <= 1e-6  # a perfect prediction
+
+
 def test_gradients_stay_finite(maps):
     prediction, target = maps
     for start in (prediction, target.clamp(min=1.0), torch.zeros_like(target)):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import mean_absolute_percentage_error, root_mean_squared_error, root_mean_squared_log_error
@@ -67,3 +68,43 @@ def test_not_finite_predictions_and_empty_images():
 def test_another_size_is_refused():
     with pytest.raises(UserError, match=r"depth has shape \(2, 2\) but the target \(4, 4\); resize the target"):
         DepthMetrics.of(torch.ones(2, 2), torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_split_of_the_images_gives_the_same_report(seed):
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(2, 20)), *rng.integers(1, 30, 2))
+    prediction, target = (torch.from_numpy(rng.uniform(0.1, 12, shape)) for _ in range(2))
+    target[torch.from_numpy(rng.random(shape) < 0.3)] = 0
+    target[0] = 0  # an image without a measurement
+    whole = DepthMetrics.of(prediction, target)
+    order = torch.from_numpy(rng.permutation(shape[0]))
+    sizes = rng.multinomial(shape[0], [0.25] * 4).tolist()  # some parts are empty
+    pairs = zip(prediction[order].split(sizes), target[order].split(sizes), strict=True)
+    parts = [DepthMetrics.of(p, t) for p, t in pairs]
+    assert sum(rng.permutation(parts), DepthMetrics.empty()).report() == pytest.approx(whole.report(), abs=2e-6)
+    values = whole.values
+    assert whole.images < shape[0] and 0 <= values["d1"] <= values["d2"] <= values["d3"] <= 1
+    assert values["silog"] <= values["rmse_log"] and values["abs_rel"] >= 0
+
+
+def test_a_perfect_prediction_is_perfect(maps):
+    _, target = maps
+    values = DepthMetrics.of(target, target).values
+    assert [values.pop(name) for name in ("d1", "d2", "d3")] == [1, 1, 1]
+    assert set(values.values()) == {0.0}
+
+
+def test_what_a_factor_on_both_maps_changes(maps):
+    prediction, target = (0.4 * x for x in maps)  # nothing leaves the range that counts
+    before, after = (DepthMetrics.of(factor * prediction, factor * target).values for factor in (1.0, 0.5))
+    for name in ("rmse", "sq_rel"):  # metres
+        assert after[name] == pytest.approx(before[name] / 2, rel=1e-5)
+    for name in ("d1", "d2", "d3", "abs_rel", "rmse_log", "log10", "silog"):  # ratios
+        assert after[name] == pytest.approx(before[name], rel=1e-5)
+
+
+def test_pixels_without_a_measurement_count_nowhere(maps):
+    prediction, target = maps
+    other = torch.where(target > 0, prediction, 1e4)
+    assert DepthMetrics.of(other, target).report() == DepthMetrics.of(prediction, target).report()

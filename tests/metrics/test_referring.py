@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import jaccard_score
@@ -56,3 +57,29 @@ def test_bad_masks():
         ReferringMetrics.of(torch.zeros(1, 2), torch.tensor([[0, 255]]))
     with pytest.raises(UserError, match=r"expected masks \[sentences, height, width\]"):
         ReferringMetrics.of(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_split_of_the_sentences_gives_the_same_report(seed):
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(2, 20)), *rng.integers(1, 30, 2))
+    prediction, target = (torch.from_numpy(rng.random(shape) < rng.random()) for _ in range(2))
+    whole = ReferringMetrics.of(prediction, target)
+    order = torch.from_numpy(rng.permutation(shape[0]))
+    sizes = rng.multinomial(shape[0], [0.25] * 4).tolist()  # some parts are empty
+    parts = [
+        ReferringMetrics.of(p, t)
+        for p, t in zip(prediction[order].split(sizes), target[order].split(sizes), strict=True)
+    ]
+    assert sum(rng.permutation(parts), ReferringMetrics()).report() == whole.report()
+    assert 0 <= whole.mean_iou <= 1 and 0 <= whole.overall_iou <= 1
+    assert sorted(whole.precision.values(), reverse=True) == list(whole.precision.values())
+    assert ReferringMetrics.of(target, prediction).report() == whole.report()  # IoU is symmetric
+
+
+def test_a_perfect_prediction_is_perfect(masks):
+    _, target = masks
+    report = ReferringMetrics.of(target, target).report()
+    assert report.pop("sentences") == 6
+    assert set(report.values()) == {100.0}
+    assert set(ReferringMetrics.of(~target, target).precision.values()) == {0.0}
