@@ -12,6 +12,7 @@ _EXAMPLES = """examples:
   python tools/test.py configs/fpn/fpn_mini_camvid.py runs/fpn_mini_camvid/model --show-dir runs/camvid_pictures
   python tools/test.py configs/fpn/fpn_mini_world.py runs/fpn_mini_world/model \\
          --cfg-options test_dataloader.dataset.domain=night
+  python tools/test.py configs/vpd/vpd_sd15_ade20k.py runs/vpd_sd15_ade20k/model --tta          # multi-scale + flip
 
 results: WORK_DIR/test_metrics.json, and in --show-dir one picture per image: image | prediction | ground truth"""
 
@@ -29,6 +30,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--show-dir", type=Path, help="write overlay pictures into this folder")
     parser.add_argument(
+        "--tta",
+        nargs="*",
+        type=float,
+        metavar="RATIO",
+        help="average each image's class probabilities over these scales, and their mirror images (default: 1.0 1.125"
+        " 1.25 1.375 1.5)",
+    )
+    parser.add_argument("--no-flip", action="store_true", help="with --tta: without the mirror images")
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         default=[],
@@ -44,9 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from perception.engine.training.app import test
         from perception.engine.training.config import Overrides
+        from perception.engine.training.tta import VPD_RATIOS, Views
 
         overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
-        test(args.config, args.weights, overrides, args.show_dir)
+        views = None if args.tta is None else Views(tuple(args.tta) or VPD_RATIOS, flip=not args.no_flip)
+        test(args.config, args.weights, overrides, args.show_dir, views)
     except UserError as error:
         print(f"test: {error}", file=sys.stderr)
         return 2

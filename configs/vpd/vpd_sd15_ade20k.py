@@ -1,8 +1,7 @@
 """VPD as published: Stable Diffusion 1.5 fine-tuned on ADE20K (150 classes), 80,000 iterations of 16 crops of 512.
 
     torchrun --nproc-per-node 8 tools/train.py configs/vpd/vpd_sd15_ade20k.py --data-root data/ade/ADEChallengeData2016
-    python tools/train.py configs/vpd/vpd_sd15_ade20k.py --cfg-options optim_wrapper.accumulative_counts=8 \
-        train_cfg.max_iters=640000 train_cfg.val_interval=64000      # one GPU, as many crops
+    python tools/train.py configs/vpd/vpd_sd15_ade20k.py --cfg-options train_dataloader.batch_size=16   # one GPU
     python tools/test.py configs/vpd/vpd_sd15_ade20k.py runs/vpd_sd15_ade20k/model --tta
 
 The denoiser stays frozen, and only adapter, neck and head are trained, with `--cfg-options model.backbone.train=text`;

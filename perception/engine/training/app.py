@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
 from perception.data.files import write_atomic
+from perception.engine.convert.layouts import UNET
 from perception.engine.training.artifact import (
     export_model,
     export_network,
@@ -29,10 +30,12 @@ from perception.engine.training.config import Overrides, complete_model, load_co
 from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distribute, use_mixed_precision
 from perception.engine.training.task_models import NETWORKS, TaskModel
+from perception.engine.training.tta import Views, augment_pipeline, averaging
 from perception.errors import UserError
 from perception.metrics.confusion import format_report
 
 _HOOKS = [{"type": f"perception.{name}"} for name in ("WholeCheckpoints", "FlushStore")]
+_SIGNS = {"semantic": "decode_head.", "referring": "network.decoder.", "depth": "network.head."}  # in checkpoints
 _ADAPTERS = {"referring": "perception.ReferringSegmentor", "depth": "perception.DepthEstimator"}
 
 
@@ -70,10 +73,13 @@ def train(
     return Path(config.work_dir) / "model"
 
 
-def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path | None = None) -> dict[str, Any]:
+def test(
+    config_file: Path, weights: Path, overrides: Overrides, show_dir: Path | None = None, views: Views | None = None
+) -> dict[str, Any]:
     """Evaluate a checkpoint (.pth) or an artifact folder on the test data of a config.
 
-    The model of an artifact folder is the one in its config.json; the data are the config's.
+    The model of an artifact folder is the one in its config.json; the data are the config's. With `views`, class
+    probabilities are averaged over scales and mirror images.
 
     Returns: the report of ConfusionMatrix, ReferringMetrics or DepthMetrics, also in WORK_DIR/test_metrics.json.
     Raises:
@@ -83,11 +89,20 @@ def test(config_file: Path, weights: Path, overrides: Overrides, show_dir: Path 
     config.work_dir = overrides.work_dir or str(Path(config.work_dir) / "test")
     artifact = read_artifact(weights) if weights.is_dir() else None
     state = read_weights(weights) if artifact else read_checkpoint(weights)
-    preflight(config, ("test_dataloader",))
+    _check_task(config, state, artifact, weights)
+    if views is not None:
+        if task_of(config) != "semantic":
+            raise UserError(
+                f"--tta averages class probabilities, but {config_file} is for {task_of(config)}; leave it out"
+            )
+        augment_pipeline(config, views)
     if artifact:
-        _take_model(config, artifact, weights)
+        _take_model(config, artifact)
         state = {f"network.{key}": value for key, value in state.items()} if "task" in artifact else state
+    preflight(config, ("test_dataloader",))
     complete_model(config)
+    if views is not None:
+        averaging(config)
     pictures = [{"type": "perception.OverlayPictures", "folder": str(show_dir)}] if show_dir else []
     config.custom_hooks = [*(config.get("custom_hooks") or []), *pictures]
     distribute(config)
@@ -143,11 +158,22 @@ def _metrics_file(config: Config) -> dict[str, Any]:
     return {"type": "perception.MetricsFile", "key": key, "rule": rule}
 
 
-def _take_model(config: Config, artifact: dict[str, Any], folder: Path) -> None:
-    """Put the model of an artifact into a config, in place; store and test options stay the config's."""
-    task, wanted = artifact.get("task", "semantic"), task_of(config)
+def _check_task(config: Config, state: Mapping[str, Tensor], artifact: dict[str, Any] | None, source: Path) -> None:
+    """UserError for the weights of another task, and for those of a published checkpoint as it is."""
+    if any(name.startswith(UNET) for name in state):
+        raise UserError(
+            f"{source} is a checkpoint of VPD's authors; make a folder of it with `perception convert` first"
+        )
+    signs = (task for task, prefix in _SIGNS.items() if any(name.startswith(prefix) for name in state))
+    wanted = task_of(config)
+    task = artifact.get("task", "semantic") if artifact else next(signs, wanted)
     if task != wanted:
-        raise UserError(f"{folder} is a model for {task}, but the data of this config are for {wanted}; match the two")
+        raise UserError(f"{source} is a model for {task}, but the data of this config are for {wanted}; match the two")
+
+
+def _take_model(config: Config, artifact: dict[str, Any]) -> None:
+    """Put the model of an artifact into a config, in place; store and test options stay the config's."""
+    task = artifact.get("task", "semantic")
     if task != "semantic":
         arguments = {key: value for key, value in artifact.items() if key != "metrics"}
         config.model.network = {"type": NETWORKS[task], **arguments}

@@ -22,7 +22,7 @@ def with_channels(model: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a value is missing and the backbone does not tell it, or whatever building the backbone raises.
     """
     filled = copy.deepcopy(dict(model))
-    parts = [part for part in (filled.get("neck"), *_heads(filled)) if part is not None]
+    parts = [part for part in (filled.get("neck"), *heads_of(filled)) if part is not None]
     if not any(_lacks(part) for part in parts):
         return filled
     channels, strides = _maps_of(filled["backbone"])
@@ -30,12 +30,13 @@ def with_channels(model: Mapping[str, Any]) -> dict[str, Any]:
         _fill(filled["neck"], channels, strides)
         levels = filled["neck"].get("num_outs", len(channels))
         channels = [filled["neck"]["out_channels"]] * levels if "out_channels" in filled["neck"] else channels
-    for head in _heads(filled):
+    for head in heads_of(filled):
         _fill(head, _selected(channels, head.get("in_index", -1)), _selected(strides, head.get("in_index", -1)))
     return filled
 
 
-def _heads(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+def heads_of(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The decode head (or heads) of a segmentor config, then the auxiliary ones; none for other models."""
     heads: list[dict[str, Any]] = []
     for name in ("decode_head", "auxiliary_head"):
         value = model.get(name) or []

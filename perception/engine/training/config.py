@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 
 from perception.engine.training.channels import with_channels
 from perception.engine.training.check import RUNNER_KEYS, config_mistakes, find_type, nearest, option_mistakes
+from perception.engine.training.classes import check_classes
 from perception.engine.training.registry import DATASETS
 from perception.engine.training.signature import signature_of
 from perception.engine.training.variables import unread_variables
@@ -74,7 +75,8 @@ def preflight(config: Config, loaders: Sequence[str]) -> None:
     """Build each data set and read its first sample, so that bad data is reported before any weights load.
 
     Raises:
-        UserError: a missing data root or file, no samples, or whatever the data set reports.
+        UserError: a missing data root or file, no samples, another number of classes than the model's, or whatever the
+            data set reports.
     """
     init_default_scope(config.get("default_scope", "mmseg"))
     for loader in loaders:
@@ -88,6 +90,7 @@ def preflight(config: Config, loaders: Sequence[str]) -> None:
                     " (the docstring of the config says where) or name its folder with --data-root"
                 )
         dataset = DATASETS.build(config[loader]["dataset"].to_dict())
+        check_classes(config.model.to_dict(), dataset.metainfo.get("classes"), loader)
         if len(dataset) == 0:
             raise UserError(f"the data set of {loader} is empty; check its folders, split and indices")
         dataset[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -87,17 +87,19 @@ class OverlayPictures(Hook):
     ) -> None:
         """Draw one batch; `data_batch["inputs"]` holds BGR uint8 [3, H, W]."""
         palette = runner.test_dataloader.dataset.metainfo.get("palette")
-        for inputs, sample in zip((data_batch or {})["inputs"], outputs or [], strict=True):
-            image = (
-                inputs[0] if isinstance(inputs, list) else inputs
-            )  # several versions of it under test-time augmentation
+        images = (data_batch or {})["inputs"]
+        if isinstance(images[0], (list, tuple)):  # test-time augmentation: a list of images per version; the first
+            images = images[0]
+        for image, sample in zip(images, outputs or [], strict=True):
             picture = panels(image.cpu().numpy(), sample, palette, self.opacity)
             write_atomic(self.folder / picture_name(sample), png_bytes(picture))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside a distributed wrapper, or the model."""
-    return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+    """The model inside a distributed wrapper or test-time augmentation, or the model."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = cast(nn.Module, model.module)
+    return model
 
 
 def flush_store(runner: Runner) -> None:

@@ -14,9 +14,9 @@ from perception.backbones import DiffusionBackbone, load_backbone
 from perception.conditioning import build_conditioning
 from perception.conditioning.building import ConditioningKind
 from perception.data.store import TensorStore
+from perception.engine.training.classes import class_names
 from perception.engine.training.frozen import image_hashes, shared_backbone
-from perception.engine.training.registry import DATASETS, MODELS
-from perception.errors import UserError
+from perception.engine.training.registry import MODELS
 from perception.segmentation import VPD
 from perception.segmentation.vpd import Trained
 
@@ -135,13 +135,3 @@ def vpd_backbone(name: str, dtype: str, random_init_seed: int | None, train: Tra
     if train in ("head", "text"):
         return shared_backbone(name, dtype, random_init_seed, None)
     return load_backbone(name, dtype=dtype, device="cpu", random_init_seed=random_init_seed)
-
-
-def class_names(names: str | Sequence[str]) -> Sequence[str]:
-    """Class names themselves, or those of a registered data set."""
-    if not isinstance(names, str):
-        return names
-    classes = getattr(DATASETS.get(names), "METAINFO", {}).get("classes")
-    if classes is None:
-        raise UserError(f"names is {names!r}; expected a list of class names, or a data set that has them")
-    return classes

@@ -8,7 +8,7 @@ import torch
 from perception.engine.training.channels import with_channels
 from perception.engine.training.frozen import shared_backbone
 from perception.engine.training.registry import MODELS
-from perception.engine.training.vpd_features import VPDFeatures, class_names
+from perception.engine.training.vpd_features import VPDFeatures
 from perception.errors import UserError
 
 NAMES = ("road", "sky", "car")
@@ -148,9 +148,3 @@ def test_channels_reach_neck_and_head(tiny_sd):
 def test_bad_arguments(tiny_sd, options, sentence):
     with pytest.raises(UserError, match=sentence):
         VPDFeatures(tiny_sd, **options)
-
-
-def test_names_of_data_sets():
-    assert class_names("perception.WorldScenes")[0] == "road"
-    assert len(class_names("ADE20KDataset")) == 150
-    assert class_names(NAMES) is NAMES
