@@ -16,7 +16,7 @@ from perception.engine.training.prompted_transforms import CutDepth, DepthAugmen
 from perception.engine.training.samplers import EpochViews
 
 _root = getenv("PERCEPTION_NYU", "data/nyu")
-_pack = {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "given"]}
+_pack = {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "given", "name"]}
 _train = [{"type": ReadDepth}, {"type": CutDepth}, {"type": DepthAugmentation, "size": (480, 480)}, _pack]
 _test = [{"type": ReadDepth}, _pack]
 

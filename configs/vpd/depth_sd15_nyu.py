@@ -12,7 +12,8 @@ images x 2 views are 230 GB of stored features:
 
 Must reach on the 654 test images: RMSE 0.254, d1 0.964, abs_rel 0.069, log10 0.030 (published). Cost: 5 TFLOP per image
 and step, 24,231 per epoch, 25 epochs. Needs a GPU; fine-tuning takes 14 GB for weights, gradients and AdamW, and the
-activations of 3 images. Pictures of any size, without a room: `perception depth`.
+activations of 3 images. Other photographs:
+`perception depth --model FOLDER --size 480x640 --windows 2 --flip`, with or without --room.
 """
 
 from mmengine.config import read_base

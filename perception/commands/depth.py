@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "estimate the depth of every pixel of images, in metres"
 EXAMPLES = """perception depth photos/ --out runs/depth
-perception depth rooms/ --model runs/depth_nyu/model --room auto --size 480x640 --windows 2 --flip --out runs/depth
+perception depth rooms/ --model runs/depth_sd15_nyu/model --room auto --size 480x640 --windows 2 --flip --out runs/depth
 perception depth photos/ --npy --no-colours --out runs/depth
 perception depth photos/ --dry-run    # what it would cost"""
 AUTO = "auto"

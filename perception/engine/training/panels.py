@@ -35,9 +35,9 @@ def panels(
 
 
 def picture_name(sample: Any) -> str:
-    """<stem>.png, for a sentence <stem>_<sentence>.png."""
+    """<name, or stem of the file>.png, for a sentence <stem>_<sentence>.png."""
     words = re.sub(r"\W+", "-", str(sample.get("sentence", ""))).strip("-")
-    return Path(sample.img_path).stem + (f"_{words[:60]}" if words else "") + ".png"
+    return (sample.get("name") or Path(sample.img_path).stem) + (f"_{words[:60]}" if words else "") + ".png"
 
 
 def _depths(maps: Sequence[np.ndarray]) -> list[np.ndarray]:

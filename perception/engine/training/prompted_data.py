@@ -129,7 +129,12 @@ class NYUDepth(_Records):
     ) -> None:
         frames = nyu.read_frames(data_root, folder, file_list)[:count]
         records = [
-            {"img_path": str(frame.image), "depth_path": str(frame.depth), "given": room_id(frame.name)}
+            {
+                "img_path": str(frame.image),
+                "depth_path": str(frame.depth),
+                "name": frame.name,
+                "given": room_id(frame.name),
+            }
             for frame in frames
         ]
         super().__init__(records, pipeline, test_mode)

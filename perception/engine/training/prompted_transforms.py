@@ -185,10 +185,16 @@ class DepthAugmentation(BaseTransform):
             album.HueSaturationValue(20, 30, 20, p=colour),
         ]
         self.compose = album.Compose(steps)
-        self.seed = seed
+        self.size, self.seed = size, seed
 
     def transform(self, results: Sample) -> Sample:
-        """Replace `img` and `gt_depth_map`."""
+        """Replace `img` and `gt_depth_map`. UserError: an image that is smaller than the crop."""
+        (height, width), wanted = results["img"].shape[:2], self.size or (0, 0)
+        if height < wanted[0] or width < wanted[1]:
+            raise UserError(
+                f"{results['img_path']} is {width} x {height} pixels, too small for a crop of {wanted[1]} x "
+                f"{wanted[0]}; set a smaller `size` of DepthAugmentation"
+            )
         rng = view_generator(self.seed, results["img_path"], results.get("view", 0))
         self.compose.set_random_seed(int(rng.integers(2**31)))
         done = self.compose(image=cv2.cvtColor(results["img"], cv2.COLOR_BGR2RGB), mask=results["gt_depth_map"])

@@ -8,6 +8,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS
 
 from perception.engine.training.datasets import FixedViews
+from perception.errors import UserError
 
 
 @DATA_SAMPLERS.register_module()
@@ -16,6 +17,9 @@ class EpochViews(DefaultSampler):
 
     As many views as epochs are fresh random augmentation, the same again after a resume; fewer come back, so that what
     a frozen network computes of them is stored. Every process takes its share.
+
+    Raises:
+        UserError: another kind of data set.
     """
 
     def __init__(
@@ -25,6 +29,8 @@ class EpochViews(DefaultSampler):
         seed: int | None = None,  # of the shuffling; None: the run's
         round_up: bool = True,  # repeat some samples, so that all processes have the same number
     ) -> None:
+        if not isinstance(dataset, FixedViews):
+            raise UserError(f"EpochViews needs a FixedViews data set, but got {type(dataset).__name__}; wrap it in one")
         super().__init__(dataset.dataset, shuffle, seed, round_up)
         self.views = dataset.views
 

@@ -55,6 +55,8 @@ def test_an_epoch_shows_one_view_of_every_sample(refcoco_folder):
         assert sorted(orders[-1]) == [4 * (epoch % 3) + i for i in range(4)]
     assert orders[0] != orders[3]  # the same views in another order
     assert list(EpochViews(views, shuffle=False)) == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="EpochViews needs a FixedViews data set, but got RefCOCO; wrap it in one"):
+        EpochViews(views.dataset)
 
 
 def test_processes_share_an_epoch(refcoco_folder, monkeypatch):

@@ -111,3 +111,8 @@ def test_colours_change_the_image_alone():
     assert np.array_equal(done["gt_depth_map"], frame()["gt_depth_map"])
     assert (done["img"] != frame()["img"]).mean() > 0.5
     assert np.array_equal(DepthAugmentation(flip=0.0, colour=0.0)(frame())["img"], frame()["img"])  # BGR stays BGR
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(UserError, match="frame is 128 x 96 pixels, too small for a crop of 64 x 100; set a smaller"):
+        DepthAugmentation((100, 64))(frame())

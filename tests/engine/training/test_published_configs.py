@@ -128,7 +128,7 @@ def test_depth_trains_and_is_tested_by_windows(nyu_folder, tiny_sd, tmp_path):
     assert report["rmse"] == pytest.approx(metrics["best"]["rmse"], rel=1e-4)
     assert report["images"] == 1
     assert report["pixels"] == (60 - 45) * (80 - 41)  # Eigen's crop of 60 x 80 pixels, all of them measured
-    assert Image.open(work / "pictures" / "rgb_00045.png").size == (3 * 80, 60)
+    assert Image.open(work / "pictures" / "bathroom_rgb_00045.png").size == (3 * 80, 60)
     config = json.loads((work / "model" / "config.json").read_text())
     assert config["image_size"] == [48, 48] and config["train"] == "denoiser"
     table = load_file(work / "model" / "model.safetensors")["encoder.conditioning.table"]
