@@ -196,9 +196,10 @@ def portable(model_config: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(dict(model_config)))
     plain["backbone"].pop("store", None)
     plain["backbone"].pop("init_cfg", None)
-    target = find_type(plain["backbone"]["type"])
-    if target in MODELS.module_dict.values():
-        plain["backbone"]["type"] = f"{MODELS.scope}.{target.__name__}"  # type: ignore[union-attr]
+    for part in (plain, plain["backbone"]):
+        target = find_type(part["type"])
+        if target in MODELS.module_dict.values():
+            part["type"] = f"{MODELS.scope}.{target.__name__}"  # type: ignore[union-attr]
     return plain
 
 

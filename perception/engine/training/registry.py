@@ -19,8 +19,8 @@ def _child(name: str, parent: Registry, *modules: str) -> Registry:
     return Registry(name, parent=parent, scope="perception", locations=[f"{_HERE}.{module}" for module in modules])
 
 
-MODELS = _child("model", mmseg_registry.MODELS, "backbones", "vpd_features", "task_models")
+MODELS = _child("model", mmseg_registry.MODELS, "backbones", "vpd_features", "captions", "task_models")
 DATASETS = _child("dataset", mmseg_registry.DATASETS, "datasets", "prompted_data")
-TRANSFORMS = _child("transform", mmseg_registry.TRANSFORMS, "transforms", "prompted_transforms")
+TRANSFORMS = _child("transform", mmseg_registry.TRANSFORMS, "transforms", "captions", "prompted_transforms")
 METRICS = _child("metric", mmseg_registry.METRICS, "metrics")
 HOOKS = _child("hook", mmseg_registry.HOOKS, "hooks")

@@ -17,6 +17,7 @@ from perception.data.store import TensorStore
 from perception.engine.training.classes import class_names
 from perception.engine.training.frozen import image_hashes, shared_backbone
 from perception.engine.training.registry import MODELS
+from perception.errors import UserError
 from perception.segmentation import VPD
 from perception.segmentation.vpd import Trained
 
@@ -90,10 +91,15 @@ class VPDFeatures(BaseModule):
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(width, affine=False) if standardize else nn.Identity() for width in self.channels
         )
-        self.given: Sequence[Any] | None = None  # captions of the batch; `PromptedSegmentor` sets them
+        self.given: Sequence[Any] | None = None  # captions of the batch, while `PromptedSegmentor` runs
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps [B, channels[i], H / strides[i], W / strides[i]]; see `VPD.forward`."""
+        """Maps [B, channels[i], H / strides[i], W / strides[i]]; see `VPD.forward`. UserError where captions lack."""
+        if self.given is None and self.vpd.conditioning.per_image:
+            raise UserError(
+                "this backbone is told a caption per image, and none came; use perception.PromptedSegmentor as the"
+                " model and perception.ReadCaption in the pipeline (configs/README.md)"
+            )
         maps = self.features(images, self.given)
         return tuple(norm(value) for norm, value in zip(self.norms, maps, strict=True))
 
