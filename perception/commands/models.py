@@ -51,7 +51,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str, *, any_si
         type=size_pair,
         help="the network sees: side, or HEIGHTxWIDTH"
         + (
-            " (default: as trained, else the image's)"
+            " (default: the shorter side as trained, else the image's size)"
             if any_size
             else ", multiples of 64 (default: as trained, else the nearest to the image's)"
         )

@@ -35,7 +35,7 @@ class DepthPredictor:
     def __init__(
         self,
         model: DepthNet | str | Path,  # or its folder
-        size: Size | None = None,  # the network sees; None: that of its training, else the image's own
+        size: Size | None = None,  # the network sees; None: see `seen_size`
         device: torch.device | str = "cpu",
         windows: int = 0,  # mean over so many squares of the shorter side; 0: the whole image at once
         flip: bool = False,  # mean with the mirror image
@@ -47,8 +47,19 @@ class DepthPredictor:
         network = model if isinstance(model, DepthNet) else DepthNet.from_pretrained(model)
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
-        self.size = size or self.network.image_size
+        self.size = size
         self.windows, self.flip = windows, flip
+
+    def seen_size(self, image: Image.Image) -> Size:
+        """Height and width in which the network sees an image.
+
+        Without a `size` the shorter side is that of its training, and the aspect ratio stays: networks are trained on
+        crops, and metres depend on how large a thing appears. A network for any size sees the image as it is.
+        """
+        if self.size is not None or self.network.image_size is None:
+            return self.size or (image.height, image.width)
+        scale = min(self.network.image_size) / min(image.size)
+        return round(image.height * scale), round(image.width * scale)
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, given: Any = None) -> np.ndarray:
@@ -58,7 +69,7 @@ class DepthPredictor:
             image: any mode, any size.
             given: what the network is told of this image: a room id, a caption, or nothing.
         """
-        pixels = image_tensor(image.convert("RGB"), self.size, fit="squash", interpolation="bilinear")[None]
+        pixels = image_tensor(image.convert("RGB"), self.seen_size(image), fit="squash", interpolation="bilinear")[None]
         depth = self._depth(pixels.to(self.device), None if given is None else [given])
         if depth.shape[-2:] != (image.height, image.width):
             depth = F.interpolate(depth, (image.height, image.width), mode="bilinear")

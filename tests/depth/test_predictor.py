@@ -39,6 +39,15 @@ def test_another_size_is_resized_back(network):
     assert DepthPredictor(network)(picture(70, 90).convert("L")).shape == (70, 90)
 
 
+def test_the_shorter_side_is_that_of_the_training(network, monkeypatch):
+    assert DepthPredictor(network).seen_size(picture(70, 90)) == (70, 90)
+    monkeypatch.setattr(network, "image_size", (96, 64))
+    predictor = DepthPredictor(network)
+    assert predictor.seen_size(picture(70, 140)) == (64, 128) and predictor.seen_size(picture(140, 70)) == (128, 64)
+    assert predictor(picture(70, 140)).shape == (70, 140)
+    assert DepthPredictor(network, (32, 48)).seen_size(picture(70, 140)) == (32, 48)
+
+
 def test_flip_is_the_mean_with_the_mirror_image(network):
     image = picture(64, 64)
     plain = DepthPredictor(network)
