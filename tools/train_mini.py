@@ -5,7 +5,7 @@ Every stage resumes: run the same command again. More --autoencoder-steps or --d
     python tools/train_mini.py --work runs/mini                          # everything, then export into the package
     python tools/train_mini.py --work runs/mini --denoiser-steps 20000   # train the denoiser further, export again
     python tools/train_mini.py --work runs/more --start perception/backbones/mini --stages corpus denoiser export
-python tools/train_mini.py --work runs/mini --stages report          # measure what is there
+    python tools/train_mini.py --work runs/mini --stages report          # measure what is there
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--objects", type=int, default=12000, help="object pictures in the corpus (default %(default)s)"
     )
     parser.add_argument("--autoencoder-steps", type=int, default=5000, help="of 16 crops each (default %(default)s)")
-    parser.add_argument("--denoiser-steps", type=int, default=4000, help="of 16 latents each (default %(default)s)")
+    parser.add_argument("--denoiser-steps", type=int, default=4000, help="training steps (default %(default)s)")
+    parser.add_argument("--denoiser-batch", type=int, default=16, help="latents per step (default %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser's training (needs g++)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default %(default)s)")
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=args.device,
         threads=args.threads,
         seed=args.seed,
+        denoiser_batch=args.denoiser_batch,
+        compile=args.compile,
         start=args.start,
         report=report,
     )

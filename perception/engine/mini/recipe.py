@@ -47,6 +47,8 @@ class MiniRecipe:
     device: str
     threads: int  # CPU threads, 0 = all
     seed: int
+    denoiser_batch: int = 16
+    compile: bool = False  # the denoiser's training step
     start: Path | None = None  # exported folder whose weights a training without checkpoint starts from
     report: Callable[[str], None] = print
 
@@ -89,7 +91,9 @@ class MiniRecipe:
 
     def denoiser(self) -> None:
         """Train text encoder and UNet on cached latents."""
-        options = DenoiserTraining(steps=self.denoiser_steps, seed=self.seed)
+        options = DenoiserTraining(
+            steps=self.denoiser_steps, batch_size=self.denoiser_batch, seed=self.seed, compile=self.compile
+        )
         latents = self._latents() * self._trained_autoencoder().config.scaling_factor
         train_denoiser(
             latents,
