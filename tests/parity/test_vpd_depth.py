@@ -98,7 +98,7 @@ def gradients(network):
     found = {}
     for name, p in network.named_parameters():
         inner = name.removeprefix("encoder.unet.")
-        found[name if inner == name else UNET + ldm[inner]] = torch.zeros_like(p) if p.grad is None else p.grad
+        found[name if inner == name else UNET + ldm[inner]] = torch.zeros_like(p) if p.grad is None else p.grad.clone()
     return found
 
 
@@ -153,14 +153,44 @@ def test_losses(case):
     assert mean == pytest.approx(case.golden["silog_loss_per_image"].mean().item(), rel=1e-5)
 
 
+def rounding_spread(case, keys, draws=2):
+    """Largest change of each gradient when the features move as far as the reference's float32 features lie from ours.
+
+    The loss passes ReLUs on every pixel, so its gradients magnify rounding; float64 is as far from the golden.
+    """
+    spread = dict.fromkeys(keys, 0.0)
+    for draw in range(draws):
+        generator = torch.Generator().manual_seed(draw)
+        case.network.zero_grad()
+        moved = []
+        for i, feature in enumerate(case.network.encoder(case.network.pad(case.images), case.rooms)):
+            golden = case.golden[f"feat{i}"]
+            distance = (thinned(feature.detach(), golden) - golden).square().mean().sqrt()
+            moved.append(feature + distance * torch.randn(feature.shape, generator=generator))
+        silog_loss(case.network.head(moved, case.size), case.target).backward()
+        found = gradients(case.network)
+        for key in keys:
+            change = error(golden_entries(found, case.golden, key), golden_entries(case.grads, case.golden, key))
+            spread[key] = max(spread[key], change)
+    return spread
+
+
+def golden_entries(grads, golden, key):
+    """Those entries of our gradient that the golden of this key holds."""
+    name = key.removeprefix("grad.")
+    grad = grads[name if name.startswith(UNET) else our_name(name)]
+    whole = with_shape(grad, golden[key].shape) if grad.dim() != golden[key].dim() else grad
+    return thinned(whole, golden[key])
+
+
 def test_gradients(case):
     names = [key for key in case.golden if key.startswith("grad.")]
     assert names
+    spread = rounding_spread(case, names)
     for key in names:
-        name, golden = key.removeprefix("grad."), case.golden[key]
-        grad = case.grads[name if name.startswith(UNET) else our_name(name)]
-        whole = with_shape(grad, golden.shape) if grad.dim() != golden.dim() else grad
-        assert error(thinned(whole, golden), golden) < 2e-4, key
+        found = error(golden_entries(case.grads, case.golden, key), case.golden[key])
+        assert found < max(2e-4, 3 * spread[key]), key
+        assert spread[key] < 1e-2, f"{key}: rounding alone decides this gradient"
 
 
 def test_validation(case):
