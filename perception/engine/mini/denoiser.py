@@ -147,7 +147,8 @@ def train_denoiser(
     model = start or randomize(TextToNoise.untrained(tokenizer), f"{options.seed}/denoiser")
     model = model.to(device).train()
     average = AveragedWeights(model)
-    predict = torch.compile(model) if options.compile else model
+    if options.compile:
+        model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), options.peak_lr, weight_decay=1e-3)
     alphas, batches = noise_schedule().alphas_cumprod, LatentBatches(latents, corpus, tokenizer, options)
     path, step, saved, recent = folder / "denoiser.pt", 0, time.monotonic(), 0.0
@@ -159,7 +160,7 @@ def train_denoiser(
         step = average.updates = state["step"]
     while step < options.steps:
         latent, token_ids = (part.to(device) for part in batches(step))
-        loss = denoising_loss(predict, latent, token_ids, seeded(options.seed, step), alphas, options.snr_limit)
+        loss = denoising_loss(model, latent, token_ids, seeded(options.seed, step), alphas, options.snr_limit)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.peak_lr)
         optimizer.zero_grad()
