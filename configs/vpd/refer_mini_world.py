@@ -1,4 +1,4 @@
-"""VPD's referring network on the frozen `mini`, miniature world, two sentences each of 2,000 scenes of 128 x 128.
+"""VPD's referring network on `mini` with LoRA, miniature world, two sentences each of 2,000 scenes of 128 x 128.
 
     python tools/train.py configs/vpd/refer_mini_world.py
     python tools/test.py configs/vpd/refer_mini_world.py runs/refer_mini_world/model --show-dir runs/pictures
@@ -11,6 +11,10 @@ One hundred labelled scenes (about ten sentences each), as many steps:
 
 Controls, each with a --work-dir of its own: random weights (`model.network.random_init_seed=0`), ResNet-18 from scratch
 with the sentence in every cell (`model.network.encoder=resnet18`). oIoU must be clearly above both on 100 scenes.
+
+At t = 1 a frozen denoiser has little need of the text: frozen, with the reference's weights of the loss (0.9, 1.1) and
+2,000 steps, the decoder ended at 2.7 oIoU on validation. LoRA and the text adapter are therefore trained with it, and
+what is referred to, few pixels, weighs more. The store holds latents alone.
 """
 
 from mmengine.config import read_base
@@ -37,11 +41,15 @@ model = {
         "backbone": "mini",
         "length": 20,
         "hidden": 96,
-        "train": "head",
+        "train": "lora",
+        "lora_rank": 16,
+        "adapter": True,
         "random_init_seed": None,
         "encoder": None,
     },
-    "weights": [0.9, 1.1],
+    "weights": [0.5, 3.0],  # of background and foreground
     "store": "runs/store",
 }
+optim_wrapper["optimizer"].update({"lr": 1e-3})
+train_cfg.update({"max_epochs": 5, "val_interval": 1})
 default_hooks["checkpoint"].update({"save_best": "oIoU"})

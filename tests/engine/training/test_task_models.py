@@ -159,6 +159,7 @@ def _options(task, tiny_sd, tmp_path):
     if task == "referring":
         options |= {"model.network.hidden": 8, "val_dataloader.dataset.cache": tmp_path / "world"}
         options["test_dataloader.dataset.cache"] = tmp_path / "world"
+        options |= {"model.network.train": "head", "model.network.adapter": "False"}  # frozen, so features are stored
     else:
         options |= {"model.network.fusion_channels": 8, "model.network.num_filters": "[8,8,8]"}
     for mode in ("train", "val", "test"):
