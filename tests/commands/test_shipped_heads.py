@@ -1,5 +1,7 @@
 """The heads that ship with the package, through the commands, on held-out scenes of the miniature world."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +36,17 @@ def test_semantic(scenes, tmp_path):
         for labels, scene in zip(pictures(tmp_path / "labels"), drawn, strict=True)
     ]
     assert np.mean(right) > 0.8
+
+
+def test_referring(scenes, tmp_path):
+    folder, drawn = scenes
+    named = [one for one in drawn[0].expressions if one.mask.mean() > 0.01]
+    texts = [word for one in named for word in ("--text", one.text)]
+    assert main(["segment", str(folder / "0.png"), *texts, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "manifest.jsonl").read_text())
+    found = np.stack([np.asarray(Image.open(tmp_path / one["mask"])) > 0 for one in record["found"]])
+    truth = np.stack([one.mask for one in named])
+    assert (found & truth).sum() / (found | truth).sum() > 0.3
 
 
 def test_depth(scenes, tmp_path):
