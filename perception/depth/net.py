@@ -51,7 +51,8 @@ class DepthNet(TaskNetwork):
         adapter: bool = False,  # correct the text by a TextAdapter
         timestep: int = 1,  # of the training schedule
         latent_scale: float | None = None,  # None: the model's own; 1.0: the published networks
-        map_strides: Sequence[int] = (),  # pixels; scales with attention maps
+        upsample: int = 1,  # images are enlarged so many times before the VAE
+        map_strides: Sequence[int] = (),  # of the denoiser, in pixels; scales with attention maps
         map_places: Sequence[str] = ("up", "down"),  # layers averaged
         train: Trained = "head",  # besides the head: nothing | adapter, tokens | also UNet | also LoRA
         lora_rank: int = 8,
@@ -78,7 +79,7 @@ class DepthNet(TaskNetwork):
             )
             self.encoder = VPD(
                 model, told, adapter=adapter, timestep=timestep, latent_scale=latent_scale,
-                map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
+                upsample=upsample, map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
                 train=train, lora_rank=lora_rank, checkpointing=checkpointing, shortcuts=shortcuts,
             )
             # fmt: on

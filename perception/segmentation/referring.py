@@ -49,7 +49,8 @@ class ReferringNet(TaskNetwork):
         adapter: bool = False,  # correct the text by a TextAdapter
         timestep: int = 1,  # of the training schedule
         latent_scale: float | None = None,  # None: the model's own; 1.0: the published networks
-        map_strides: Sequence[int] = (16, 32),  # pixels; scales with attention maps
+        upsample: int = 1,  # images are enlarged so many times before the VAE
+        map_strides: Sequence[int] = (16, 32),  # of the denoiser, in pixels; scales with attention maps
         map_places: Sequence[str] = ("up", "down"),  # layers averaged
         train: Trained = "head",  # besides the head: nothing | adapter | also UNet | also LoRA
         lora_rank: int = 8,
@@ -69,7 +70,7 @@ class ReferringNet(TaskNetwork):
             # fmt: off
             self.encoder = VPD(
                 model, told, adapter=adapter, timestep=timestep, latent_scale=latent_scale,
-                map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
+                upsample=upsample, map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
                 train=train, lora_rank=lora_rank, checkpointing=checkpointing, shortcuts=shortcuts,
             )
             # fmt: on
@@ -82,7 +83,7 @@ class ReferringNet(TaskNetwork):
         """Logits float32 [B, 2, H, W] (background, foreground).
 
         Args:
-            images: RGB [B, 3, H, W] in [0, 1], sides divisible by 64.
+            images: RGB [B, 3, H, W] in [0, 1], sides divisible by the coarsest stride (64 / upsample).
             sentences: one per image.
         Raises:
             UserError: other sizes, an empty sentence, or one of more than `length` tokens unless `truncate`.
@@ -113,7 +114,7 @@ class ReferringNet(TaskNetwork):
         if not len(sentences):
             raise UserError("there is no sentence to look for; pass at least one, such as ['the man in red']")
         vpd, latent = self.vpd, latent.reshape(-1, *latent.shape[-3:])
-        stride = vpd.backbone.latent_stride
+        stride = vpd.backbone.latent_stride // vpd.upsample
         size = size or (latent.shape[-2] * stride, latent.shape[-1] * stride)
         parts = []
         for start in range(0, len(sentences), rows):

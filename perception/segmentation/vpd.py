@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.backbones.attention import AttentionSpec, merge_maps
@@ -48,7 +49,8 @@ class VPD(nn.Module):
         adapter_hidden: int | None = None,  # its hidden width; None: the text's
         timestep: int = 1,  # of the training schedule; no noise is added
         latent_scale: float | None = None,  # factor on the VAE's raw mean; None: the model's own; 1.0: the reference
-        map_strides: Sequence[int] = (16, 32),  # pixels; scales whose averaged maps are appended; () = none
+        upsample: int = 1,  # images are enlarged so many times before the VAE: finer cells for small pictures
+        map_strides: Sequence[int] = (16, 32),  # of the denoiser, in pixels; scales with attention maps; () = none
         map_places: Sequence[str] = ("up", "down"),  # of up, down: layers averaged, in this order
         train: Trained = "head",  # besides the head: nothing | adapter, learned tokens | also UNet | also LoRA
         lora_rank: int = 8,
@@ -61,6 +63,7 @@ class VPD(nn.Module):
             backbone,
             conditioning,
             timestep=timestep,
+            upsample=upsample,
             train=train,
             adapter=adapter,
             attn_grad=attn_grad,
@@ -69,12 +72,13 @@ class VPD(nn.Module):
         self._holder = SharedBackbone(backbone)
         self.conditioning = conditioning
         self.adapter = TextAdapter(backbone.text_width, adapter_hidden) if adapter else None
-        self.timestep, self.latent_scale = timestep, latent_scale
+        self.timestep, self.latent_scale, self.upsample = timestep, latent_scale, upsample
         self.trained: Trained = train
         self.attn_grad, self.checkpointing, self.shortcuts = attn_grad, checkpointing, shortcuts
         self.taps = vpd_taps(backbone)
-        self.strides = tuple(backbone.taps[tap].stride for tap in self.taps)
-        self.map_layers = map_layers(backbone.taps, self.strides, map_strides, map_places)
+        self.tap_strides = tuple(backbone.taps[tap].stride for tap in self.taps)  # in pixels of the enlarged image
+        self.strides = tuple(stride // upsample for stride in self.tap_strides)  # in pixels of the image
+        self.map_layers = map_layers(backbone.taps, self.tap_strides, map_strides, map_places)
         self.single_token = shortcuts and conditioning.tokens == 1 and not self.map_layers
         self._memory = RowMemory(_TEXTS)
         self._state: tuple[Any, ...] = ()
@@ -92,7 +96,7 @@ class VPD(nn.Module):
         tokens = self.conditioning.tokens
         return tuple(
             self.backbone.taps[tap].channels + (tokens if stride in self.map_layers else 0)
-            for tap, stride in zip(self.taps, self.strides, strict=True)
+            for tap, stride in zip(self.taps, self.tap_strides, strict=True)
         )
 
     @property
@@ -105,15 +109,21 @@ class VPD(nn.Module):
         """RGB images [B, 3, H, W] in [0, 1] -> clean latents [B, C, h, w], float32, times this network's scale.
 
         Raises:
-            UserError: as `DiffusionBackbone.encode`, and for sides that the coarsest stride (64) does not divide.
+            UserError: as `DiffusionBackbone.encode`, and for sides that the coarsest stride does not divide.
         """
         self.check_images(images)
         with torch.autocast(self.backbone.device.type, enabled=False):
-            return self.rescale(self.backbone.encode(images.to(self.backbone.device)))
+            return self.rescale(self.backbone.encode(self.enlarge(images.to(self.backbone.device))))
 
     def check_images(self, images: Tensor) -> None:
         """UserError unless the coarsest stride divides height and width."""
         check_sides(images, max(self.strides), "images", "pixels")
+
+    def enlarge(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] at `upsample` times their size, bicubic."""
+        if self.upsample == 1:
+            return images
+        return F.interpolate(images, scale_factor=self.upsample, mode="bicubic", antialias=True).clamp(0, 1)
 
     def options(self) -> dict[str, Any]:
         """What features depend on besides image, text and backbone, as JSON values: part of their store key."""
@@ -123,6 +133,7 @@ class VPD(nn.Module):
             "maps": {str(stride): list(layers) for stride, layers in self.map_layers.items()},
             "timestep": self.timestep,
             "latent_scale": self.latent_scale,
+            **({} if self.upsample == 1 else {"upsample": self.upsample}),
         }
 
     def rescale(self, latents: Tensor) -> Tensor:
@@ -148,7 +159,7 @@ class VPD(nn.Module):
         else:
             assert latents is not None
             check_latents(latents, self.backbone.latent_channels)
-            check_sides(latents, max(self.strides) // self.backbone.latent_stride, "latents", "cells")
+            check_sides(latents, max(self.tap_strides) // self.backbone.latent_stride, "latents", "cells")
             x = latents.to(self.backbone.device)
         with ExitStack() as stack:
             if self.trained == "head":
@@ -243,7 +254,7 @@ class VPD(nn.Module):
         """Features with the mean map of their scale appended, [B, C + K, h, w]."""
         maps = merge_maps({name: taken[name] for name in self.places}, self.backbone.taps, AttentionSpec())
         out = []
-        for tap, stride in zip(self.taps, self.strides, strict=True):
+        for tap, stride in zip(self.taps, self.tap_strides, strict=True):
             extra = [maps[stride]] if stride in maps else []
             out.append(torch.cat([taken[tap], *extra], dim=1).float())
         return tuple(out)

@@ -16,6 +16,7 @@ def check_options(
     conditioning: Conditioning,
     *,
     timestep: int,
+    upsample: int,
     train: str,
     adapter: bool,
     attn_grad: bool,
@@ -27,6 +28,10 @@ def check_options(
         raise UserError(
             f"the backbone {backbone.name!r} is being trained by another network, so its weights are not those of its "
             "name; load a fresh one with load_backbone"
+        )
+    if upsample not in (1, 2, 4, 8) or upsample > backbone.latent_stride:
+        raise UserError(
+            f"upsample is {upsample}; expected 1, 2, 4 or 8, and at most {backbone.latent_stride}, the stride of the latent"
         )
     if train not in TRAINED:
         raise UserError(f"train is {train!r}; expected one of {', '.join(TRAINED)}")

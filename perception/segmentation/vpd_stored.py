@@ -68,7 +68,10 @@ class StoredVPD:
     def _clean(self, images: Tensor, hashes: Sequence[str]) -> Tensor:
         self.network.check_images(images)
         with torch.autocast(self.network.backbone.device.type, enabled=False):
-            return self.network.rescale(self._latents(images, hashes).to(self.network.backbone.device))
+            factor = self.network.upsample
+            names = [name if factor == 1 else f"{name} x{factor}" for name in hashes]  # another image, another latent
+            latents = self._latents(self.network.enlarge(images), names)
+            return self.network.rescale(latents.to(self.network.backbone.device))
 
     def _entries(self, given: Sequence[Any] | None, images: int) -> list[Any]:
         entries = self.network.conditioning.entries(given)

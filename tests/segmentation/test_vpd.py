@@ -7,6 +7,7 @@ import torch
 
 from perception.backbones import load_backbone
 from perception.conditioning import ClassNames, build_conditioning
+from perception.data.store import TensorStore
 from perception.errors import UserError
 from perception.segmentation import VPD, vpd_taps
 
@@ -64,6 +65,24 @@ def test_the_latent_scale_is_a_factor_on_the_raw_mean(make_vpd, tiny_backbone, p
     torch.testing.assert_close(make_vpd(latent_scale=factor).encode(pixels), scaled)
 
 
+def test_upsampled_images_give_the_maps_of_enlarged_ones_at_finer_strides(make_vpd, pixels, tmp_path):
+    network, plain = make_vpd(upsample=2).eval(), make_vpd().eval()
+    small = pixels[..., :32, :64]
+    assert network.strides == tuple(stride // 2 for stride in plain.strides)
+    expected = plain(network.enlarge(small))
+    for value, other, stride in zip(network(small), expected, network.strides, strict=True):
+        assert value.shape[-2:] == (32 // stride, 64 // stride)
+        assert torch.equal(value, other)
+    store = TensorStore(tmp_path / "store")
+    plain.stored(store)(pixels)  # the same pictures at their own size are other entries
+    stored = network.stored(store)
+    eight_bit = (pixels * 255).round() / 255
+    for value, other in zip(stored(eight_bit), network(eight_bit), strict=True):
+        torch.testing.assert_close(value, other, rtol=2e-2, atol=2e-2)  # half precision
+    for value, other in zip(stored(eight_bit), stored(eight_bit), strict=True):
+        assert torch.equal(value, other)
+
+
 def test_images_and_their_latents_give_the_same(make_vpd, pixels):
     network = make_vpd(latent_scale=1.0)
     for a, b in zip(network(pixels), network(latents=network.encode(pixels)), strict=True):
@@ -106,6 +125,7 @@ def test_state_round_trip(make_vpd, pixels):
         ({"train": "everything"}, "train is 'everything'; expected one of head, text, denoiser, lora"),
         ({"train": "text"}, "nothing to train; add adapter=True"),
         ({"timestep": 1000}, "timestep 1000 is outside"),
+        ({"upsample": 3}, "upsample is 3; expected 1, 2, 4 or 8"),
         ({"map_strides": (128,)}, "expected different ones of 8, 16, 32, 64, the strides"),
         ({"map_strides": (16, 16)}, "expected different ones of 8, 16, 32, 64"),
         ({"map_places": ("top",)}, "expected some of up, down, mid"),

@@ -46,7 +46,8 @@ class VPDFeatures(BaseModule):
         adapter_hidden: int | None = None,
         timestep: int = 1,
         latent_scale: float | None = None,  # None: the model's own; 1.0: the published weights
-        map_strides: Sequence[int] = (16, 32),  # pixels; () = no attention maps
+        upsample: int = 1,  # images are enlarged so many times before the VAE: finer cells
+        map_strides: Sequence[int] = (16, 32),  # of the denoiser, in pixels; () = no attention maps
         map_places: Sequence[str] = ("up", "down"),
         train: Trained = "head",  # or text, lora, denoiser
         lora_rank: int = 8,
@@ -78,6 +79,7 @@ class VPDFeatures(BaseModule):
             adapter_hidden=adapter_hidden,
             timestep=timestep,
             latent_scale=latent_scale,
+            upsample=upsample,
             map_strides=map_strides,
             map_places=map_places,
             train=train,
