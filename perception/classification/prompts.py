@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -21,11 +21,17 @@ TABLES = {
     "cifar100": ("a blurry photo of a {}.", "ae164e354a6a5bc4"),
     "flowers": ("a photo of a {}, a type of flower.", "208b39ad0ff55eac"),
     "food": ("a photo of {}, a type of food.", "f471408b72b7c79e"),
+    "imagenet": ("a photo of a {}.", "667e985c62f31901"),
     "mnist": ("a photo of the number: '{}'.", "a122d46d4b2042de"),
+    "objectnet": ("a photo of a {}.", "cf9828b1d781bb67"),
     "pets": ("a photo of a {}, a type of pet.", "6bcbb904d809eba6"),
     "stl10": ("a photo of a {}.", "62e4215765208dec"),
 }
-"""Published prompt tables: template and PromptSet.digest. Class names, in class index order: names/TABLE.txt."""
+"""Published prompt tables: template and PromptSet.digest. Class names, in class index order: names/TABLE.txt.
+
+imagenet: the names curated for CLIP. "missile" and "sunglasses" name two classes each, so their prompts occur twice;
+PromptSet.names tells them apart by class index, "missile (657)". objectnet: the 113 folders that overlap ImageNet.
+"""
 
 _COLUMNS = ("prompt", "classname", "classidx")
 
@@ -60,6 +66,16 @@ class PromptSet:
         """Row numbers of one class."""
         return tuple(row for row, c in enumerate(self.classes) if c == name)
 
+    def select(self, classes: Sequence[int]) -> PromptSet:
+        """Only these classes (positions in `names`), in the order given, with their prompts and indices."""
+        rows = [(row, new) for new, c in enumerate(classes) for row in self.rows(c)]
+        return PromptSet(
+            prompts=tuple(self.prompts[row] for row, _ in rows),
+            classes=tuple(new for _, new in rows),
+            names=tuple(self.names[c] for c in classes),
+            indices=tuple(self.indices[c] for c in classes),
+        )
+
     def find(self, label: str) -> int:
         """Return the class a folder name means: equal up to case, `_` and `-`, else a class index written as a number.
 
@@ -86,6 +102,25 @@ def class_prompts(names: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMP
     if not all(names):
         raise UserError("a class name is empty; separate the names with single commas, such as --classes cat,dog")
     _refuse_repeated(names, "class name")
+    return _filled(names, templates)
+
+
+def prompt_table(name: str, templates: Sequence[str] | None = None) -> PromptSet:
+    """Return a published table by name, or its class names in other templates.
+
+    Raises UserError naming the known tables, and as `class_prompts` for a bad template.
+    """
+    if name not in TABLES:
+        raise UserError(f"no prompt table or file {name!r}; give a .csv or .txt file or one of {', '.join(TABLES)}")
+    text = (resources.files("perception.classification") / "names" / f"{name}.txt").read_text("utf-8")
+    names = text.splitlines()
+    filled = _filled(names, templates or (TABLES[name][0],))
+    counts = Counter(names)
+    distinct = (name if counts[name] == 1 else f"{name} ({c})" for c, name in enumerate(names))
+    return replace(filled, names=tuple(distinct))
+
+
+def _filled(names: Sequence[str], templates: Sequence[str]) -> PromptSet:
     _refuse_repeated(templates, "template")
     for template in templates:
         if template.count("{}") != 1:
@@ -95,16 +130,10 @@ def class_prompts(names: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMP
     return PromptSet(prompts, classes, tuple(names), tuple(range(len(names))))
 
 
-def prompt_table(name: str) -> PromptSet:
-    """Return a published table by name. Raises UserError naming the known tables."""
-    if name not in TABLES:
-        raise UserError(f"no prompt table or file {name!r}; give a .csv or .txt file or one of {', '.join(TABLES)}")
-    text = (resources.files("perception.classification") / "names" / f"{name}.txt").read_text("utf-8")
-    return class_prompts(text.splitlines(), (TABLES[name][0],))
-
-
 def read_prompts(source: str | Path, templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PromptSet:
     """Read a prompt file, or a published table when `source` is one of TABLES and no such file exists.
+
+    A table comes in its own template unless `templates` are others than the default.
 
     - `.csv` with the columns prompt, classname, classidx: one row per candidate. Rows of equal classidx are
       templates of one class (its name is the first row's); an empty prompt is the empty prompt.
@@ -114,7 +143,7 @@ def read_prompts(source: str | Path, templates: Sequence[str] = (DEFAULT_TEMPLAT
     """
     path = Path(source)
     if not path.is_file():
-        return prompt_table(str(source))
+        return prompt_table(str(source), None if tuple(templates) == (DEFAULT_TEMPLATE,) else templates)
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

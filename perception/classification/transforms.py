@@ -71,3 +71,29 @@ class ClassifierTransform:
                 f"a border of {self.border} px leaves nothing of a {width} x {height} image; use a smaller one"
             )
         return image.crop((self.border, self.border, width - self.border, height - self.border))
+
+
+class AdmTransform:
+    """Halve, scale and crop as guided-diffusion and DiT do; [3, S, S] float32 in [0, 1] out.
+
+    While the shorter side is 2 S or more the image is halved with a box filter (sides `// 2`); then it is scaled with
+    a bicubic filter to `round(side * S / shorter)`, and the centre is cut at offsets `(side - S) // 2` (Dhariwal &
+    Nichol 2021, released code). Images of other modes are converted to RGB first.
+
+    Raises UserError for a size below 1.
+    """
+
+    def __init__(self, size: int = 256) -> None:  # pixels of the square's side
+        if size < 1:
+            raise UserError(f"size {size} is no image geometry; give a size >= 1")
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Transform one image."""
+        image = image.convert("RGB")
+        while min(image.size) >= 2 * self.size:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        scale = self.size / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return F.to_tensor(image.crop((left, top, left + self.size, top + self.size)))  # [3, S, S]

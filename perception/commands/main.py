@@ -17,6 +17,7 @@ from perception.errors import UserError
 COMMANDS = {
     "extract": "perception.commands.extract",
     "classify": "perception.commands.classify",
+    "match": "perception.commands.match",
     "segment": "perception.commands.segment",
     "depth": "perception.commands.depth",
     "sweep": "perception.commands.sweep",

@@ -3,6 +3,7 @@
 import pytest
 
 from perception.classification.prompts import TABLES, PromptSet, class_prompts, prompt_table, read_prompts
+from perception.classification.templates import template_set
 from perception.errors import UserError
 
 SIZES = {
@@ -11,7 +12,9 @@ SIZES = {
     "cifar100": 100,
     "flowers": 102,
     "food": 101,
+    "imagenet": 1000,
     "mnist": 10,
+    "objectnet": 113,
     "pets": 37,
     "stl10": 10,
 }
@@ -23,6 +26,31 @@ def test_published_tables_are_identical(name):
     assert len(table) == SIZES[name]
     assert table.digest == TABLES[name][1]
     assert read_prompts(name) == table
+    assert [table.find(name) for name in table.names] == list(range(len(table)))
+
+
+def test_a_table_in_other_templates():
+    prompts = read_prompts("cifar10", template_set("cifar"))
+    assert len(prompts) == 10 * 18
+    assert prompts.prompts[:2] == ("a photo of a airplane.", "a blurry photo of a airplane.")
+    assert prompts.names == prompt_table("cifar10").names
+    assert prompts == prompt_table("cifar10", template_set("cifar"))
+
+
+def test_equal_names_of_imagenet_are_told_apart():
+    table = prompt_table("imagenet")
+    assert [table.names[c] for c in (657, 744, 836, 837)] == [
+        "missile (657)",
+        "missile (744)",
+        "sunglasses (836)",
+        "sunglasses (837)",
+    ]
+    assert table.prompts[657] == table.prompts[744] == "a photo of a missile."
+
+
+def test_selecting_classes_keeps_their_prompts_and_indices():
+    prompts = class_prompts(["cat", "dog", "cow"], ["a {}.", "one {}."]).select([2, 0])
+    assert prompts == PromptSet(("a cow.", "one cow.", "a cat.", "one cat."), (0, 0, 1, 1), ("cow", "cat"), (2, 0))
 
 
 def test_templates_times_classes():

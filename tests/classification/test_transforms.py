@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception.classification.transforms import ClassifierTransform
+from perception.classification.transforms import AdmTransform, ClassifierTransform
 from perception.data.images import image_tensor
 from perception.errors import UserError
 
@@ -52,3 +52,19 @@ def test_bad_options_get_one_sentence():
         ClassifierTransform(0)
     with pytest.raises(UserError, match="leaves nothing of a 9 x 8 image"):
         ClassifierTransform(8, border=4)(_image(8, 9))
+
+
+@pytest.mark.parametrize("shape", [(50, 31), (31, 50), (9, 8), (200, 133), (64, 64)])
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_the_crop_of_dit_gives_a_square_of_any_image(shape, mode):
+    out = AdmTransform(32)(_image(*shape, mode))
+    assert out.shape == (3, 32, 32)
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_the_crop_of_dit_halves_with_a_box_filter():
+    image = _image(64, 64)
+    halved = np.asarray(image, dtype=np.float64).reshape(32, 2, 32, 2, 3).mean((1, 3))
+    assert np.abs(255 * AdmTransform(32)(image).permute(1, 2, 0).numpy() - halved).max() <= 0.5
+    with pytest.raises(UserError, match="give a size >= 1"):
+        AdmTransform(0)

@@ -1,6 +1,6 @@
 """Parity of the staged classifier with the reference: every tensor and decision of sd_adaptive, whatever runs it holds.
 
-Also the per-pair errors of the matching fixture, which the exhaustive rule already covers.
+Also the matching fixture (errors of every pair, scores as printed) and the crops of the class-conditional one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from perception.backbones import load_backbone
 from perception.classification.classifier import DiffusionClassifier
+from perception.classification.matching import ImageCaptionMatcher
 from perception.classification.noise import SharedNoise
 from perception.classification.prompts import PromptSet
 from perception.classification.schedule import Exhaustive, FixedSchedule, evaluations
 from perception.classification.scoring import DenoisingErrors
-from perception.classification.transforms import ClassifierTransform
+from perception.classification.transforms import AdmTransform, ClassifierTransform
+from perception.metrics.classification import ClassificationMetrics
+from perception.metrics.matching import PairScores, normalised
 
 ROOT = Path(os.environ.get("PERCEPTION_GOLDENS", Path(__file__).parents[1] / "goldens"))
 FOLDER = ROOT / "diffusion_classifier"
@@ -42,6 +44,7 @@ def _fixtures(pattern):
 
 ADAPTIVE = _fixtures("sd_*.safetensors")
 MATCHING = _fixtures("*winoground*.safetensors")
+CROPS = [(f, c) for f, (_, config) in _fixtures("dit*.safetensors").items() for c in config["crops"]]
 RUNS = [(f, r, i) for f, (_, c) in ADAPTIVE.items() for r, run in c["runs"].items() for i in run["images"]]
 TRANSFORMS = [(f, t) for f, (_, c) in ADAPTIVE.items() for t in c["transforms"]]
 
@@ -173,8 +176,10 @@ def test_end_to_end(backbone, name):
         _check_candidates(tensors, key, classifier, result)
         predictions.append(result.class_id)
     assert predictions == config["preds"]
-    top, mean = accuracy_score(config["labels"], predictions), balanced_accuracy_score(config["labels"], predictions)
-    assert config["print_acc"] == [f"Top 1 acc: {100 * top:.2f}%", f"Mean per class acc: {100 * mean:.2f}%"]
+    classes = 1 + max(*config["labels"], *predictions)
+    metrics = ClassificationMetrics.of(torch.tensor(predictions)[:, None], torch.tensor(config["labels"]), classes, k=1)
+    top, mean = 100 * metrics.top1, 100 * metrics.mean_per_class
+    assert config["print_acc"] == [f"Top 1 acc: {top:.2f}%", f"Mean per class acc: {mean:.2f}%"]
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
@@ -214,6 +219,41 @@ def _matching_noise(tensors, config):
     """Sample k takes noise k; without randomize_noise, the noise of its position in the batch of the reference."""
     samples = torch.arange(len(tensors["t"]) * config["n_trials"])
     return tensors["noise"][samples if config["randomize_noise"] else samples % config["batch_size"]]
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_matching_scores_of_the_examples(backbone, name):
+    """The matcher on the reference's noise: errors of all four pairs, and the scores it printed."""
+    tensors, config = MATCHING[name]
+    noise = SharedNoise(_matching_noise(tensors, config))
+    matcher = ImageCaptionMatcher(backbone, len(tensors["t"]), config["n_trials"], config["loss"], config["batch_size"])
+    total = PairScores()
+    for i, example in enumerate(config["examples"]):
+        latents = torch.cat([tensors[f"ex{i}.image{j}.latent"] for j in range(2)])
+        errors = matcher.match_latents(latents, [example["caption_0"], example["caption_1"]], noise)  # [I, C, N]
+        for j in range(2):
+            for c in range(2):
+                _check_close(errors[j, c], tensors[f"ex{i}.c{c}_i{j}.errors"].flatten())
+        total += PairScores.of(normalised(errors.mean(2).T), example["tag"])
+    assert sorted(total.lines()) == sorted(config["stdout"])
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_matching_rule(name):
+    """Scores and intervals as printed, from mean errors that hold exact ties."""
+    tensors, config = MATCHING[name]
+    errors = tensors["rule.errors"].view(-1, 2, 2)  # [n, captions, images]
+    parts = [PairScores.of(normalised(e), tag) for e, tag in zip(errors, config["rule"]["tags"], strict=True)]
+    assert sorted(sum(parts, PairScores()).lines()) == sorted(config["rule"]["stdout"])
+
+
+@pytest.mark.parametrize(("name", "case"), CROPS)
+def test_crops_of_the_class_conditional_script_are_exact(name, case):
+    tensors, config = _fixtures(f"{name}.safetensors")[name]
+    size = config["crops"][case]["size"]
+    out = AdmTransform(size)(Image.fromarray(tensors[f"{case}.pixels"].numpy()))
+    assert torch.equal((255 * out).round().byte().permute(1, 2, 0), tensors[f"{case}.cropped"])
+    assert torch.equal((out - 0.5) / 0.5, tensors[f"{case}.out"])
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)

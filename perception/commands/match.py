@@ -1,0 +1,176 @@
+"""`perception match`: which caption belongs to which image, by denoising error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception.commands.common import (
+    add_backbone_arguments,
+    add_job_arguments,
+    job_options,
+    load_backbone_from,
+    positive_int,
+)
+from perception.commands.extract import size_pair
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.commands.match_job import MatchOptions
+    from perception.data.matching_sets import CaptionList, MatchingExample
+    from perception.engine.items import Item
+
+SUMMARY = "match captions with images, without training"
+EXAMPLES = """perception match photos/ --captions captions.txt --out runs/match    # the best caption of each image
+perception match photos/ --captions captions.csv --out runs/match    # columns image,caption: recall both ways
+perception match --examples winoground/examples.jsonl --out runs/winoground
+perception match --examples examples.jsonl --samples 1000 --no-normalise --out runs/reference"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """IMAGES and --captions, or --examples, and how."""
+    parser.add_argument("images", nargs="*", metavar="IMAGES", help="image files or folders, with --captions")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="compared with every image: a text file with a caption per line; or .csv with the columns image,caption, "
+        "or .jsonl with {image, captions}, which also say what belongs together",
+    )
+    choice.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FILE",
+        help=".jsonl or .csv with a few images and captions per line (lists, or image_0, image_1, caption_0, ...): "
+        "caption j belongs to image j",
+    )
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="of --examples (default: beside the file)")
+    _add_method_arguments(parser)
+    add_backbone_arguments(parser)
+    add_job_arguments(parser, batch_size=1)
+
+
+def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--samples", type=positive_int, default=100, metavar="N", help="timesteps per caption (default: 100)"
+    )
+    group.add_argument("--trials", type=positive_int, default=1, help="noises per timestep (default: 1)")
+    group.add_argument("--loss", choices=("l2", "l1", "huber"), default="l2", help="of the noise (default: l2)")
+    group.add_argument(
+        "--no-normalise",
+        dest="normalise",
+        action="store_false",
+        help="do not also subtract the error of the empty caption, which makes images comparable",
+    )
+    group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
+    group.add_argument(
+        "--interpolation",
+        choices=("bicubic", "bilinear", "lanczos"),
+        default="bicubic",
+        help="of the resize (default: bicubic)",
+    )
+    group.add_argument("--noise", type=Path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w], not --seed")
+    group.add_argument("--truncate", action="store_true", help="cut captions that the text encoder cannot take whole")
+    group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
+    group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Match; 1 when an image failed."""
+    if args.captions and not args.images:
+        raise UserError("--captions needs images to compare with; name image files or folders.")
+    if args.examples and args.images:
+        raise UserError("--examples names its images itself; give their folder as --image-folder.")
+    items, captions, source = _examples(args) if args.examples else _captions(args)
+    if args.dry_run:
+        print(_plan(args, items, captions))
+        return 0
+    return _run(args, items, captions, source)
+
+
+def _examples(
+    args: argparse.Namespace,
+) -> tuple[list[Item], dict[str, tuple[str, ...]], list[MatchingExample] | CaptionList]:
+    from perception.commands.match_report import example_ids
+    from perception.data.matching_sets import read_examples
+    from perception.engine.items import Item
+
+    examples = read_examples(args.examples, args.image_folder)
+    items, captions = [], {}
+    for example in examples:
+        for name, path in zip(example_ids(example), example.images, strict=True):
+            items.append(Item(name, path))
+            captions[name] = example.captions
+    return items, captions, examples
+
+
+def _captions(
+    args: argparse.Namespace,
+) -> tuple[list[Item], dict[str, tuple[str, ...]], list[MatchingExample] | CaptionList]:
+    from perception.data.matching_sets import read_captions
+    from perception.engine.items import image_items
+
+    captions = read_captions(args.captions)
+    items = image_items(args.images)
+    return items, {item.id: captions.captions for item in items}, captions
+
+
+def _options(args: argparse.Namespace) -> MatchOptions:
+    from perception.commands.match_job import MatchOptions
+
+    return MatchOptions(
+        samples=args.samples,
+        trials=args.trials,
+        loss=args.loss,
+        normalise=args.normalise,
+        size=args.size,
+        interpolation=args.interpolation,
+        seed=args.seed,
+        noise=args.noise,
+        rows=args.rows,
+        share=args.share,
+        truncate=args.truncate,
+    )
+
+
+def _plan(args: argparse.Namespace, items: list[Item], captions: dict[str, tuple[str, ...]]) -> str:
+    from perception.commands.match_job import CaptionMatching, plan_match
+    from perception.engine.manifest import DONE, read_manifest
+
+    job = CaptionMatching(load_backbone_from(args), _options(args), captions)
+    records = read_manifest(args.out) if args.out is not None else []
+    done = {record["id"] for record in records if record["status"] == DONE}
+    return plan_match(job, [item for item in items if item.id not in done]).render()
+
+
+def _run(
+    args: argparse.Namespace,
+    items: list[Item],
+    captions: dict[str, tuple[str, ...]],
+    source: list[MatchingExample] | CaptionList,
+) -> int:
+    job = job_options(args)
+    from perception.commands.match_job import CaptionMatching
+    from perception.engine.runner import run_job
+
+    summary = run_job(items, lambda: CaptionMatching(load_backbone_from(args), _options(args), captions), job)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join([*_report(job.out, items, source), summary.render()]))
+    return summary.exit_code
+
+
+def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:
+    from perception.commands.match_report import report_examples, report_retrieval
+    from perception.engine.manifest import DONE, read_manifest
+
+    wanted = {item.id for item in items}
+    records: dict[str, Any] = {
+        record["id"]: record for record in read_manifest(out) if record["status"] == DONE and record["id"] in wanted
+    }
+    if isinstance(source, list):
+        return report_examples(source, records)
+    return report_retrieval(source, records)
