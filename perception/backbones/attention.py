@@ -37,10 +37,12 @@ class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
         self.receive = receive
         self.heads = heads
         self._query: Tensor | None = None
+        self._bias: Tensor | None = None
         self._hooks: list[Any] = []
 
     def __enter__(self) -> AttentionRecorder:
         self._hooks = [
+            self.attention.register_forward_pre_hook(self._on_call, with_kwargs=True),
             self.attention.to_q.register_forward_hook(self._on_query),
             self.attention.to_k.register_forward_hook(self._on_key),
         ]
@@ -52,6 +54,10 @@ class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
         for hook in self._hooks:
             hook.remove()
 
+    def _on_call(self, module: nn.Module, inputs: Any, options: dict[str, Any]) -> None:
+        # the mask of padding tokens as diffusers passes it on: a bias [B, 1, K] on the scores
+        self._bias = options.get("attention_mask")
+
     def _on_query(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self._query = output
 
@@ -60,17 +66,20 @@ class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
         query, self._query = self._query, None
         if query is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
-                probabilities = attention_probabilities(self.attention, query, output, self.heads)
+                probabilities = attention_probabilities(self.attention, query, output, self.heads, self._bias)
             self.receive(probabilities)
 
 
-def attention_probabilities(attention: Any, query: Tensor, key: Tensor, heads: HeadReduction = "mean") -> Tensor:
+def attention_probabilities(
+    attention: Any, query: Tensor, key: Tensor, heads: HeadReduction = "mean", bias: Tensor | None = None
+) -> Tensor:
     """softmax over the keys, in float32, one head at a time so that the peak is one head's matrix.
 
     Args:
         attention: a diffusers `Attention`; gives the number of heads, the scale and the query/key norms.
         query, key: projected [B, N, heads*d] and [B, K, heads*d].
         heads: reduction over the heads.
+        bias: added to the scores, [B, 1, K]; large and negative where a token is padding.
 
     Returns:
         [B, K, N], for `heads="all"` [B, heads, K, N], in the dtype of `query`. Sums to 1 over K for "mean" and "all".
@@ -85,7 +94,9 @@ def attention_probabilities(attention: Any, query: Tensor, key: Tensor, heads: H
     def one(head: int) -> Tensor:
         q, k = split_query[:, head].float(), split_key[:, head].float()
         with _exact(q):
-            return (q @ k.transpose(-1, -2) * scale).softmax(dim=-1).transpose(-1, -2)  # [B, K, N]
+            scores = q @ k.transpose(-1, -2) * scale  # [B, N, K]
+            scores = scores if bias is None else scores + bias.float()
+            return scores.softmax(dim=-1).transpose(-1, -2)  # [B, K, N]
 
     maps = [one(0)] if heads != "all" else [one(h) for h in range(attention.heads)]
     if heads == "all":

@@ -14,26 +14,29 @@ from torch.utils.checkpoint import checkpoint
 
 from perception.backbones import folding, sharing
 from perception.backbones.attention import AttentionSpec, HeadReduction, merge_maps, select_layers
-from perception.backbones.conditioning import Condition, TextConditioner
+from perception.backbones.conditioning import Condition, Conditioner
+from perception.backbones.denoiser import Denoiser
 from perception.backbones.features import extract
-from perception.backbones.latents import LatentCodec, check_latents
+from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
 from perception.backbones.memory import RowMemory
 from perception.backbones.noise_path import NoisePath
 from perception.backbones.prediction import Prediction
 from perception.backbones.spec import FeatureSpec, Tap
 from perception.backbones.taps import as_map, check_taps, describe_taps, in_order, record
-from perception.backbones.unet_family import Denoiser
 from perception.errors import UserError
 
 
 class DiffusionBackbone(nn.Module):
-    """A frozen latent diffusion model behind one interface; built by `load_backbone`.
+    """A frozen diffusion model behind one interface; built by `load_backbone`.
 
     Images are RGB, float in [0, 1], [B, 3, H, W]; latents are clean and scaled, float32, [B, C, h, w] with
-    h = H / latent_stride. Parameters are frozen and the modules stay in eval mode. Gradients with respect to
-    inputs and conditions flow where the caller has them enabled; call under `torch.inference_mode()` otherwise.
+    h = H / latent_stride. Models without an autoencoder have pixels for latents. Parameters are frozen and the
+    modules stay in eval mode. Gradients with respect to inputs and conditions flow where the caller has them enabled;
+    call under `torch.inference_mode()` otherwise.
 
-    `unet`, `vae`, `text_encoder` and `tokenizer` are the diffusers and transformers objects.
+    `unet` (the denoiser, be it a UNet or a transformer), `vae`, `text_encoder` and `tokenizer` are the diffusers and
+    transformers objects, None where the model has none; `text_encoder_2`, ... are there if the model has them.
+    Another backbone around the same text encoders takes this one's `conditioner`.
     """
 
     def __init__(
@@ -41,9 +44,8 @@ class DiffusionBackbone(nn.Module):
         name: str,  # what the user asked for
         identity: str,  # hash of configs and weights
         denoiser: Denoiser,  # the adapter of the denoiser's family
-        vae: nn.Module,  # AutoencoderKL or AutoencoderTiny
-        text_encoders: Sequence[nn.Module],  # one, or two for SDXL
-        tokenizers: Sequence[Any],  # one per text encoder
+        vae: nn.Module | None,  # AutoencoderKL or AutoencoderTiny; None: pixel space
+        conditioner: Conditioner,  # prompts -> conditions
         path: NoisePath,  # noise schedule and prediction type
         micro_batch: int = 8,  # rows per call of VAE and denoiser in `encode`, `features`
     ) -> None:
@@ -52,19 +54,22 @@ class DiffusionBackbone(nn.Module):
         self.micro_batch = micro_batch
         self.noise_path = path
         self.num_train_timesteps = path.num_train_timesteps
-        self.unet, self.vae = denoiser.module, vae
-        self.text_encoder, self.tokenizer = text_encoders[0], tokenizers[0]
-        if len(text_encoders) > 1:
-            self.text_encoder_2, self.tokenizer_2 = text_encoders[1], tokenizers[1]
+        self.unet: nn.Module = denoiser.module
+        self.vae: Any = vae
+        self.text_encoder: Any = None
+        self.tokenizer: Any = None
+        for part, value in {**conditioner.encoders, **conditioner.tokenizers}.items():
+            setattr(self, part, value)
         self._denoiser = denoiser
         self._identity = identity
-        self._codec = LatentCodec(vae)
-        self._text = TextConditioner(text_encoders, tokenizers, penultimate=len(text_encoders) > 1)
+        self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
+        self.conditioner = conditioner
         self._rows = sharing.TextRows()
         self.latent_channels = denoiser.latent_channels
         self.latent_stride = self._codec.stride
-        self.max_text_tokens = self._text.max_tokens
-        self.text_width = denoiser.text_width
+        self.max_text_tokens = conditioner.max_tokens
+        self.text_width = denoiser.text_width  # 0: the model is told classes, and `condition` takes their names
+        self.class_names = conditioner.class_names  # of a class-conditional model, by class number; else None
         self.requires_grad_(False)
         self.eval()
 
@@ -98,7 +103,7 @@ class DiffusionBackbone(nn.Module):
         Raises:
             UserError: for a wrong shape, values outside [0, 1], NaN, or sides that `latent_stride` does not divide.
         """
-        return torch.cat([self._codec.encode(chunk) for chunk in images.split(self.micro_batch)])
+        return torch.cat([self._codec.encode(chunk) for chunk in images.split(self.micro_batch)]).to(self.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> images [B, 3, H, W] in [0, 1], float32."""
@@ -112,11 +117,12 @@ class DiffusionBackbone(nn.Module):
         """One row per prompt, hidden [N, length, D]; each distinct prompt is encoded once and remembered.
 
         Args:
-            prompts: strings; "" is the empty (unconditional) prompt.
+            prompts: strings; "" is the empty (unconditional) prompt. A class-conditional model takes the names (or
+                numbers) of its classes.
             length: tokens per row, padded as the tokenizer pads; default `max_text_tokens`.
             truncate: cut prompts that are too long instead of raising UserError.
         """
-        return self._text(prompts, length=length, truncate=truncate)
+        return self.conditioner(prompts, length=length, truncate=truncate)
 
     def noise(self, latents: Tensor, t: int | Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps, computed in float32 and returned in the dtype of `latents`.
@@ -130,6 +136,14 @@ class DiffusionBackbone(nn.Module):
         alpha, sigma = self._coefficients(t, latents)
         mixed = alpha * latents.float() + sigma * noise.to(latents.device).float()
         return mixed.to(latents.dtype).contiguous()
+
+    def spread(self, positions: Tensor, latents: Tensor) -> Tensor:
+        """Positions 0..T-1 of a uniform grid -> timesteps for `latents`, as dense as the model's training has them.
+
+        The positions themselves on variance preserving paths; on rectified flows the shifted schedule, whose shift
+        may depend on the size of the latents.
+        """
+        return self.noise_path.spread(positions, self._denoiser.image_tokens(latents.shape[-2], latents.shape[-1]))
 
     def denoise(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         """One call of the denoiser.
@@ -147,7 +161,10 @@ class DiffusionBackbone(nn.Module):
         """
         x_t = self._network_input(x_t)
         alpha, sigma = self._coefficients(t, x_t)
-        return Prediction(self._call(x_t, t, condition), self.noise_path.prediction_type, x_t, alpha, sigma)
+        raw, variance = self._call(x_t, t, condition), None
+        if raw.shape[1] == 2 * self.latent_channels:  # learned sigma
+            raw, variance = raw.chunk(2, dim=1)
+        return Prediction(raw, self.noise_path.prediction_type, x_t, alpha, sigma, variance)
 
     def capture(
         self,
@@ -175,9 +192,8 @@ class DiffusionBackbone(nn.Module):
         if inner:
             modules = self._denoiser.tap_modules()
             chosen = {name: modules[name] for name in inner}
-            taken |= record(
-                lambda: self._call(x_t, t, condition), chosen, inner[-1] if stop else None, heads, detach_maps
-            )
+            last, read = inner[-1] if stop else None, self._denoiser.feature_of
+            taken |= record(lambda: self._call(x_t, t, condition), chosen, last, heads, detach_maps, read)
         size = (x_t.shape[-2], x_t.shape[-1])
         return {name: as_map(taken[name], self.taps[name], size, self.latent_stride) for name in taps}
 
@@ -276,6 +292,7 @@ class DiffusionBackbone(nn.Module):
 
     def _network_input(self, x_t: Tensor) -> Tensor:
         check_latents(x_t, self.latent_channels)
+        self._denoiser.check_size(x_t.shape[-2], x_t.shape[-1])
         return x_t.to(self.device, self.dtype).contiguous()
 
     def _steps(self, t: int | Tensor, rows: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""What the denoiser is told: prompts -> text conditions, each distinct prompt encoded once."""
+"""What the denoiser is told: conditions, one row per prompt, each distinct prompt encoded once."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +15,7 @@ from perception.errors import UserError
 
 _CHUNK = 64  # prompts per call of the text encoder
 _CACHED_ROWS = 512  # distinct prompts kept; 77 tokens x 768 channels in float32 are 0.24 MB each
+_CACHED_BYTES = 2**29  # of all kept prompts; Flux: 512 tokens x 4096 channels in float32 are 8.4 MB each
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Condition:
     anything else (learned tokens, mixed embeddings). Replace `hidden` with `with_hidden`, which drops the keys.
     """
 
-    hidden: Tensor  # [N, L, D] text tokens for cross-attention
-    pooled: Tensor | None = None  # [N, P] pooled text (SDXL)
-    extra: Mapping[str, Tensor] = field(default_factory=dict)  # further row-aligned conditions, e.g. SDXL's time_ids
+    hidden: Tensor  # [N, L, D] text tokens; D = 0 where the denoiser is told a class
+    pooled: Tensor | None = None  # [N, P] pooled text (SDXL, SD3, Flux)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  # further row-aligned conditions: SDXL's time_ids,
+    # the bool mask [N, L] of the tokens that are there (PixArt), the int64 class_labels [N] (DiT)
     keys: tuple[str, ...] | None = None  # N row keys
 
     def __len__(self) -> int:
@@ -60,12 +63,29 @@ class Condition:
         return replace(self._map(lambda x: x.expand(rows, *x.shape[1:])), keys=keys)
 
     def with_hidden(self, hidden: Tensor) -> Condition:
-        """The same condition with other tokens [N, L', D] (adapters, learned tokens)."""
-        return replace(self, hidden=hidden, keys=None)
+        """The same condition with other tokens [N, L', D] (adapters, learned tokens); all are there if L' is new."""
+        kept = {k: v for k, v in self.extra.items() if k != "mask" or v.shape[1] == hidden.shape[1]}
+        return replace(self, hidden=hidden, extra=kept, keys=None)
+
+    def averaged(self, groups: Sequence[Sequence[int]]) -> Condition:
+        """One row per group: the mean of its rows. A token is there if it is there in one of them.
+
+        Raises:
+            UserError: for class labels, which have no mean.
+        """
+        if any(not x.is_floating_point() and x.dtype != torch.bool for x in self.extra.values()):
+            raise UserError("class labels cannot be averaged; let the classes compete, or average their errors")
+
+        def mean(rows: Tensor) -> Tensor:
+            over = torch.any if rows.dtype == torch.bool else torch.mean
+            return torch.stack([over(rows[list(group)], dim=0) for group in groups])
+
+        return replace(self._map(mean), keys=None)
 
     def to(self, *args: Any) -> Condition:
-        """Device and dtype conversion, with the arguments of `Tensor.to`."""
-        return self._map(lambda x: x.to(*args))
+        """Device and dtype conversion, with the arguments of `Tensor.to`; masks and class labels keep their dtype."""
+        places = [arg for arg in args if not isinstance(arg, torch.dtype)]
+        return self._map(lambda x: x.to(*args) if x.is_floating_point() else x.to(*places) if places else x)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Condition:
         changed: dict[str, Any] = {
@@ -74,26 +94,29 @@ class Condition:
         return replace(self, **changed, extra={k: function(v) for k, v in self.extra.items()})
 
 
-class TextConditioner:
-    """CLIP-style tokenizers and text encoders as one function of prompts.
+def stacked(rows: Sequence[Condition]) -> Condition:
+    """Conditions of equal layout below each other; the keys are dropped."""
+    first = rows[0]
+    return Condition(
+        hidden=torch.cat([row.hidden for row in rows]),
+        pooled=None if first.pooled is None else torch.cat([row.pooled for row in rows if row.pooled is not None]),
+        extra={key: torch.cat([row.extra[key] for row in rows]) for key in first.extra},
+    )
 
-    Stable Diffusion 1.x and 2.x read the last hidden state after the final LayerNorm; SDXL concatenates the
-    penultimate hidden states of two encoders and pools the second (Podell et al. 2023, section 2.1).
+
+class Conditioner(ABC):
+    """Prompts -> conditions; every distinct prompt is computed once and remembered.
+
+    `encoders` and `tokenizers` are those of the model folder under their names there ("text_encoder_2", ...).
     """
 
-    def __init__(
-        self,
-        encoders: Sequence[nn.Module],  # transformers CLIPTextModel, and for SDXL CLIPTextModelWithProjection
-        tokenizers: Sequence[Any],  # one per encoder
-        penultimate: bool,  # True: SDXL's reading
-    ) -> None:
-        self.encoders = tuple(encoders)
-        self.tokenizers = tuple(tokenizers)
-        self.penultimate = penultimate
-        configs: list[Any] = [encoder.config for encoder in encoders]
-        limits = [t.model_max_length for t in tokenizers] + [c.max_position_embeddings for c in configs]
-        self.max_tokens = int(min(limits))  # CLIP: 77
-        self._rows: OrderedDict[tuple[str, int, str], tuple[Tensor, Tensor | None]] = OrderedDict()
+    class_names: tuple[str, ...] | None = None  # of a class-conditional model, by class number
+
+    def __init__(self, encoders: Mapping[str, nn.Module], tokenizers: Mapping[str, Any], max_tokens: int) -> None:
+        self.encoders = dict(encoders)
+        self.tokenizers = dict(tokenizers)
+        self.max_tokens = max_tokens
+        self._rows: OrderedDict[tuple[str, int, str], Condition] = OrderedDict()
 
     def __call__(self, prompts: Sequence[str], *, length: int | None = None, truncate: bool = False) -> Condition:
         """Encode `prompts` to a condition of [N, length, D] tokens; every distinct prompt runs once.
@@ -107,26 +130,31 @@ class TextConditioner:
             UserError: for no prompts, a bare string, an entry that is not a string, or a prompt that is too long.
         """
         length = self._check(prompts, length)
-        # weights' dtype and place are part of the key: a backbone may be moved
-        place = f"{self._weight.device}/{self._weight.dtype}"
+        place = self._place()
         names = list(dict.fromkeys(prompts))
         rows = {p: self._rows[p, length, place] for p in names if (p, length, place) in self._rows}
         missing = [p for p in names if p not in rows]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            rows.update(zip(chunk, self._encode(chunk, length, truncate), strict=True))
+            encoded = self._frozen(chunk, length, truncate)
+            rows.update((prompt, encoded[i]) for i, prompt in enumerate(chunk))  # a list index copies the row
         for prompt in names:
             self._remember((prompt, length, place), rows[prompt])
-        pooled = [rows[p][1] for p in prompts]
-        return Condition(
-            hidden=torch.stack([rows[p][0] for p in prompts]),
-            pooled=None if pooled[0] is None else torch.stack([p for p in pooled if p is not None]),
-            keys=tuple(f"{length}:{p}" for p in prompts),
-        )
+        return replace(stacked([rows[p] for p in prompts]), keys=tuple(f"{length}:{p}" for p in prompts))
 
-    @property
-    def _weight(self) -> Tensor:
-        return next(self.encoders[0].parameters())
+    @abstractmethod
+    def encode(self, prompts: list[str], length: int, truncate: bool) -> Condition:
+        """Compute the condition of distinct prompts, one row each, without keys."""
+
+    @torch.inference_mode(False)  # remembered rows may later be part of a graph
+    @torch.no_grad()
+    def _frozen(self, prompts: list[str], length: int, truncate: bool) -> Condition:
+        return self.encode(prompts, length, truncate)
+
+    def _place(self) -> str:
+        """Dtype and place of the weights are part of what is remembered: a backbone may be moved."""
+        weights = [next(encoder.parameters()) for encoder in self.encoders.values()]
+        return f"{weights[0].device}/{weights[0].dtype}" if weights else ""
 
     def _check(self, prompts: Sequence[str], length: int | None) -> int:
         if isinstance(prompts, str) or not len(prompts):
@@ -138,30 +166,9 @@ class TextConditioner:
             raise UserError(f"length is {length} tokens; this text encoder takes 1 to {self.max_tokens}")
         return length or self.max_tokens
 
-    def _remember(self, key: tuple[str, int, str], row: tuple[Tensor, Tensor | None]) -> None:
+    def _remember(self, key: tuple[str, int, str], row: Condition) -> None:
         self._rows[key] = row
         self._rows.move_to_end(key)
-        if len(self._rows) > _CACHED_ROWS:
+        size = max(1, row.hidden.numel() * row.hidden.element_size())
+        if len(self._rows) > min(_CACHED_ROWS, max(1, _CACHED_BYTES // size)):
             self._rows.popitem(last=False)
-
-    @torch.inference_mode(False)  # remembered rows may later be part of a graph
-    @torch.no_grad()
-    def _encode(self, prompts: list[str], length: int, truncate: bool) -> list[tuple[Tensor, Tensor | None]]:
-        hidden, pooled = [], None
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            out = encoder(self._tokens(tokenizer, prompts, length, truncate), output_hidden_states=self.penultimate)
-            hidden.append(out.hidden_states[-2] if self.penultimate else out[0])  # [n, L, D_i]
-            pooled = out[0] if self.penultimate else None  # [n, P]: text_embeds of the last encoder
-        rows = torch.cat(hidden, dim=-1)
-        return [(rows[i].clone(), None if pooled is None else pooled[i].clone()) for i in range(len(prompts))]
-
-    def _tokens(self, tokenizer: Any, prompts: list[str], length: int, truncate: bool) -> Tensor:
-        if not truncate:
-            for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False)["input_ids"], strict=True):
-                if len(ids) > length:
-                    raise UserError(
-                        f"the prompt {prompt[:60]!r}... has {len(ids)} tokens and {length} fit; "
-                        "shorten it, or pass truncate=True to cut it"
-                    )
-        padded = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return padded["input_ids"].to(self._weight.device)

@@ -14,17 +14,19 @@ _NOT_NUMBERS = ("_diffusers_version", "_name_or_path", "transformers_version", "
 
 
 def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
-    """SHA-256 over configs, tokenizers, schedule and the contents of the weight files (or the seed instead)."""
+    """SHA-256 over configs, tokenizers, class names, schedule and the contents of the weight files (or the seed)."""
     digest = hashlib.sha256()
     for name, part in sorted(folder.models.items()):
         _add(digest, name, _canonical(part.config))
         for file in part.weights if random_init_seed is None else ():
             _add(digest, "weights", _file_digest(file))
-    for _, path in folder.tokenizers:
+    for _, path in folder.tokenizers.values():
         for file in sorted(path.iterdir()):
             _add(digest, file.name, _file_digest(file))
     scheduler = json.loads((folder.scheduler[1] / "scheduler_config.json").read_text(encoding="utf-8"))
     _add(digest, folder.scheduler[0], _canonical(scheduler))
+    if folder.classes:
+        _add(digest, "classes", json.dumps(sorted(folder.classes.items())))
     _add(digest, "random_init_seed", str(random_init_seed))
     return digest.hexdigest()
 

@@ -9,8 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from perception.errors import UserError
 
-_NEEDED = ("*.json", "*/*.txt", "*/*.safetensors", "diffusion_pytorch_model.safetensors")
-_UNUSED = ("*non_ema*", "*openvino*", "safety_checker/*", "feature_extractor/*")
+_NEEDED = ("*.json", "*/*.txt", "*/spiece.model", "*/*.safetensors", "diffusion_pytorch_model.safetensors")
+_UNUSED = ("*non_ema*", "*openvino*", "safety_checker/*", "feature_extractor/*", "text_encoders/*")
 _HALF = ("*.fp16.*",)  # fetched only where there is nothing else: half precision is a cast away
 
 
@@ -22,7 +22,8 @@ def download(name: str) -> Path:
     """
     try:
         path = _snapshot(name, (*_UNUSED, *_HALF))
-        if (path / "model_index.json").is_file() and not any((path / "unet").glob("*.safetensors")):
+        whole = any(any((path / denoiser).glob("*.safetensors")) for denoiser in ("unet", "transformer"))
+        if (path / "model_index.json").is_file() and not whole:
             path = _snapshot(name, _UNUSED)
         return path
     except LocalEntryNotFoundError:

@@ -1,13 +1,56 @@
-"""Images to clean, scaled latents and back, for `AutoencoderKL` and `AutoencoderTiny`."""
+"""Images to clean, scaled latents and back: `AutoencoderKL`, `AutoencoderTiny`, or pixels as they are."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from perception.errors import UserError
+
+
+class Codec(Protocol):
+    """Between images and what the denoiser was trained on."""
+
+    channels: int  # of a latent
+    stride: int  # pixels per latent cell
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W], RGB in [0, 1] -> latents [B, C, H/stride, W/stride], float32."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> images [B, 3, h*stride, w*stride], RGB in [0, 1], float32."""
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents of `encode` -> what the autoencoder itself gives, float32."""
+
+
+class PixelCodec:
+    """No autoencoder: latents are pixels, 2 x - 1 in [-1, 1].
+
+    A denoiser of one channel gets the mean of R, G and B.
+    """
+
+    stride = 1
+
+    def __init__(self, channels: int) -> None:  # 1: grey, 3: RGB
+        self.channels = channels
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> pixels [B, 1 or 3, H, W] in [-1, 1], float32."""
+        check_images(images, self.stride)
+        pixels = images.float() * 2 - 1
+        return (pixels.mean(1, keepdim=True) if self.channels == 1 else pixels).contiguous()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels [B, 1 or 3, H, W] in [-1, 1] -> images [B, 3, H, W] in [0, 1]; grey is repeated."""
+        check_latents(latents, self.channels)
+        return (latents.float() / 2 + 0.5).clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The pixels themselves."""
+        return latents.float()
 
 
 class LatentCodec:

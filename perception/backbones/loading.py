@@ -8,16 +8,17 @@ import diffusers
 import torch
 import transformers
 
+from perception.backbones.assembling import Parts, assemble
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import build_model
 from perception.backbones.fingerprint import identity
 from perception.backbones.hub import download
 from perception.backbones.noise_path import noise_path
-from perception.backbones.unet_family import UNetDenoiser
 from perception.backbones.validation import Component, check_model_folder, read_component, unusable
 from perception.errors import UserError
 
 MINI = Path(__file__).parent / "mini"
+MINI_DIT = Path(__file__).parent / "mini-dit"
 _DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -39,7 +40,8 @@ def load_backbone(
     """Load a frozen diffusion backbone.
 
     Args:
-        name: "mini" (shipped with the package), a local diffusers folder, or a Hugging Face hub id.
+        name: "mini" or "mini-dit" (shipped with the package), a local diffusers folder, or a Hugging Face hub id:
+            Stable Diffusion 1.x, 2.x, XL, 3, 3.5, DiT, PixArt-alpha, -sigma, Flux.
         dtype: of the weights and the computation: float32, bfloat16 or float16. Noise coefficients, latents and
             prediction conversions stay float32; so does, under float16, an `AutoencoderKL` whose config asks for it
             (`force_upcast`: its activations overflow in half precision).
@@ -54,21 +56,23 @@ def load_backbone(
             sizes are checked before any weight is loaded.
     """
     kind, place = _dtype(dtype), pick_device(device)
-    folder = check_model_folder(_resolve(name), None if vae is None else _autoencoder(_resolve(vae)))
+    folder = check_model_folder(_resolve(name), None if vae is None else autoencoder_of(vae))
     scheduler_class, scheduler_path = folder.scheduler
     if not hasattr(diffusers, scheduler_class):
         raise UserError(f"{folder.path} names the scheduler {scheduler_class}, which diffusers does not have")
     path = noise_path(getattr(diffusers, scheduler_class).from_pretrained(scheduler_path))
-    tokenizers = [getattr(transformers, cls).from_pretrained(where) for cls, where in folder.tokenizers]
+    tokenizers = {
+        name: getattr(transformers, cls).from_pretrained(where) for name, (cls, where) in folder.tokenizers.items()
+    }
     with torch.random.fork_rng(devices=[]):  # constructors draw default weights from the global generator
         models = {key: build_model(key, part, kind, random_init_seed) for key, part in folder.models.items()}
+    denoiser, conditioner = assemble(Parts(folder, models, tokenizers))
     backbone = DiffusionBackbone(
         name=str(name),
         identity=identity(folder, random_init_seed),
-        denoiser=UNetDenoiser(models["unet"]),
-        vae=models["vae"],
-        text_encoders=[models[key] for key in ("text_encoder", "text_encoder_2") if key in models],
-        tokenizers=tokenizers,
+        denoiser=denoiser,
+        vae=models.get("vae"),
+        conditioner=conditioner,
         path=path,
     )
     return backbone.to(place)
@@ -76,20 +80,26 @@ def load_backbone(
 
 def _resolve(name: str | Path) -> Path:
     """The local folder of a model; only names of the form owner/model that are no local path go to the hub."""
-    if name == "mini":
-        if not (MINI / "model_index.json").is_file():
+    shipped = {"mini": MINI, "mini-dit": MINI_DIT}.get(str(name))
+    if shipped is not None:
+        if not (shipped / "model_index.json").is_file():
             raise UserError(
-                "the backbone 'mini' is not part of this installation; install the package with its weights, "
+                f"the backbone '{name}' is not part of this installation; install the package with its weights, "
                 "or name a diffusers folder or a hub id"
             )
-        return MINI
+        return shipped
     path = Path(name).expanduser()
     is_hub_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
     return download(str(name)) if is_hub_id and not path.exists() else path
 
 
-def _autoencoder(path: Path) -> Component:
-    """The autoencoder in `path` or in its sub-folder vae/."""
+def autoencoder_of(name: str | Path) -> Component:
+    """The checked autoencoder in a local folder, in its sub-folder vae/, or in a hub model.
+
+    Raises:
+        UserError: when the folder is incomplete, truncated or holds something else.
+    """
+    path = _resolve(name)
     folder = path / "vae" if (path / "vae").is_dir() else path
     problems: list[str] = []
     component = read_component(folder, "vae", problems)

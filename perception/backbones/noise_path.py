@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +37,16 @@ class NoisePath(ABC):
     def model_time(self, t: int | Tensor) -> Tensor:
         """What the network is told for step `t`."""
 
+    def spread(self, positions: Tensor, tokens: int | None = None) -> Tensor:
+        """Positions 0..T-1 of a uniform grid -> timesteps as dense as the training schedule of the model has them.
+
+        Args:
+            positions: any shape.
+            tokens: image tokens of the denoiser, for schedules that depend on the resolution; None: the largest
+                resolution of the training.
+        """
+        return self.check(positions)
+
     def check(self, t: int | Tensor) -> Tensor:
         """Return `t` as a CPU tensor; UserError unless every entry lies in 0..num_train_timesteps-1."""
         steps = torch.as_tensor(t).detach().cpu()
@@ -49,9 +61,10 @@ class NoisePath(ABC):
 class VariancePreservingPath(NoisePath):
     """DDPM family: alpha = sqrt(abar_t), sigma = sqrt(1 - abar_t) (Ho et al. 2020, eq. 4)."""
 
-    def __init__(self, alphas_cumprod: Tensor, prediction_type: str) -> None:
+    def __init__(self, alphas_cumprod: Tensor, prediction_type: str, betas: Tensor | None = None) -> None:
         super().__init__(prediction_type, len(alphas_cumprod))
         self.alphas_cumprod = alphas_cumprod.detach().float().cpu()  # [T]
+        self.betas = None if betas is None else betas.detach().float().cpu()  # [T], as the scheduler has them
 
     def alpha(self, t: int | Tensor) -> Tensor:
         """sqrt(abar_t)."""
@@ -73,11 +86,38 @@ class VariancePreservingPath(NoisePath):
         return steps
 
 
-class FlowPath(NoisePath):
-    """Rectified flow: x_t = (1 - s) x0 + s eps with s = t / T (Liu et al. 2022; Esser et al. 2024)."""
+@dataclass(frozen=True)
+class ResolutionShift:
+    """Shift of a schedule that grows with the image: log(shift) is linear in the number of tokens (Flux)."""
 
-    def __init__(self, num_train_timesteps: int) -> None:
+    base_shift: float  # log(shift) at base_tokens
+    max_shift: float  # log(shift) at max_tokens
+    base_tokens: int  # 256 px for Flux
+    max_tokens: int  # 1024 px for Flux
+
+    def __call__(self, tokens: int | None) -> float:
+        """The shift for `tokens` image tokens; None: for the largest resolution."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        tokens = self.max_tokens if tokens is None else tokens
+        return math.exp(self.base_shift + slope * (tokens - self.base_tokens))
+
+
+class FlowPath(NoisePath):
+    """Rectified flow: x_t = (1 - s) x0 + s eps with s = t / T (Liu et al. 2022; Esser et al. 2024).
+
+    The networks are trained and sampled on a schedule that is denser at high noise: the grid position u stands for
+    s = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23). `spread` goes from positions T u to timesteps T s.
+    """
+
+    def __init__(self, num_train_timesteps: int, shift: float | ResolutionShift = 1.0) -> None:
         super().__init__("flow_prediction", num_train_timesteps)
+        self.shift = shift
+
+    def spread(self, positions: Tensor, tokens: int | None = None) -> Tensor:
+        """Grid positions T u -> timesteps T s, float32."""
+        shift = self.shift(tokens) if isinstance(self.shift, ResolutionShift) else self.shift
+        u = self.check(positions).float() / self.num_train_timesteps
+        return self.num_train_timesteps * (shift * u / (1 + (shift - 1) * u))
 
     def alpha(self, t: int | Tensor) -> Tensor:
         """1 - s."""
@@ -108,13 +148,25 @@ def noise_path(scheduler: Any) -> NoisePath:
                 f"the scheduler's prediction_type is {kind!r}; expected one of {', '.join(PREDICTION_TYPES[:3])}; "
                 "correct scheduler/scheduler_config.json"
             )
-        return VariancePreservingPath(scheduler.alphas_cumprod, kind)
+        return VariancePreservingPath(scheduler.alphas_cumprod, kind, scheduler.betas)
     if type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction":
-        return FlowPath(config["num_train_timesteps"])
+        return FlowPath(config["num_train_timesteps"], _shift(config))
     raise UserError(
         f"the scheduler {type(scheduler).__name__} has no noise schedule this toolkit knows; expected a variance "
         "preserving (DDPM, DDIM, Euler, DPM-Solver, ...) or a flow-matching one"
     )
+
+
+def _shift(config: Any) -> float | ResolutionShift:
+    if not config.get("use_dynamic_shifting"):
+        return float(config.get("shift") or 1.0)
+    keys = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+    if config.get("time_shift_type", "exponential") != "exponential" or any(config.get(key) is None for key in keys):
+        raise UserError(
+            "the scheduler's dynamic shifting is not the exponential one with base_shift, max_shift and their sequence "
+            "lengths, as Flux has it; correct scheduler/scheduler_config.json"
+        )
+    return ResolutionShift(*(config[key] for key in keys))
 
 
 def _few(steps: Tensor) -> str:

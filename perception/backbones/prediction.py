@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
+
+ErrorSpace = Literal["native", "eps", "x0", "v", "flow"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,9 @@ class Prediction:
     With x_t = alpha x0 + sigma eps (alpha, sigma broadcast over [B, C, h, w]):
     epsilon and sample predictions hold on any such path, v_prediction on variance preserving ones
     (Salimans & Ho 2022, appendix D), flow_prediction (u = eps - x0) on alpha = 1 - sigma.
+
+    A learned `variance` interpolates between log beta_t (f = 1) and the log posterior variance (f = 0) (Nichol &
+    Dhariwal 2021, eq. 15).
     """
 
     raw: Tensor  # [B, C, h, w] network output in the network's dtype
@@ -21,6 +27,7 @@ class Prediction:
     x_t: Tensor  # [B, C, h, w] the noised latent it was given
     alpha: Tensor  # [B, 1, 1, 1] float32
     sigma: Tensor  # [B, 1, 1, 1] float32
+    variance: Tensor | None = None  # [B, C, h, w] where the network has learned one: f = (variance + 1) / 2
 
     @property
     def eps(self) -> Tensor:
@@ -57,3 +64,24 @@ class Prediction:
     def flow(self) -> Tensor:
         """u = eps - x0, the velocity of a rectified flow, [B, C, h, w] float32."""
         return self.raw.float() if self.kind == "flow_prediction" else self.eps - self.x0
+
+    def against(self, x0: Tensor, noise: Tensor, space: ErrorSpace = "native") -> tuple[Tensor, Tensor]:
+        """(estimate, truth), [B, C, h, w] float32: what a denoising error compares.
+
+        Args:
+            x0: the clean latent that `x_t` was made of, broadcastable to [B, C, h, w].
+            noise: the noise that it was mixed with, likewise.
+            space: "native" is the reading whose unweighted square is the training loss of its kind of model: the
+                noise on variance preserving paths (whatever the network predicts), the velocity u = eps - x0 on
+                rectified flows, |u - u_hat| = |eps - eps_hat| / alpha.
+        """
+        x0, noise = x0.float(), noise.float()
+        if space == "native":
+            space = "flow" if self.kind == "flow_prediction" else "eps"
+        if space == "eps":
+            return self.eps, noise
+        if space == "x0":
+            return self.x0, x0
+        if space == "v":
+            return self.v, self.alpha * noise - self.sigma * x0
+        return self.flow, noise - x0

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.attention import AttentionRecorder, HeadReduction
+from perception.backbones.denoiser import Denoiser
 from perception.backbones.spec import Tap, TapKind
-from perception.backbones.unet_family import Denoiser
 from perception.errors import UserError
 
 TapModules = Mapping[str, tuple[nn.Module, TapKind]]
@@ -31,12 +31,14 @@ def record(
     last: str | None,  # the tap after which to stop; None: run to the end
     heads: HeadReduction = "mean",
     detach_maps: bool = False,  # attentions without gradient
+    read: Callable[[Any], Tensor] | None = None,  # the feature in a block's output; None: the output, or its first part
 ) -> dict[str, Tensor]:
     """Run `forward` and return the outputs of `modules` in order of execution.
 
-    A block or transformer gives its output [B, C, h, w]; an attention gives its probabilities [B, K, N]
-    (keys x queries; [B, heads, K, N] with `heads="all"`).
+    A block or transformer gives its output [B, C, h, w], or [B, N, C] where it works on tokens; an attention gives
+    its probabilities [B, K, N] (keys x queries; [B, heads, K, N] with `heads="all"`).
     """
+    read = read or first_part
     taken: dict[str, Tensor] = {}
 
     def take(name: str, value: Tensor) -> None:
@@ -49,16 +51,20 @@ def record(
             if kind in _ATTENTION:
                 stack.enter_context(AttentionRecorder(module, partial(take, name), heads, detach_maps))
             else:
-                stack.callback(module.register_forward_hook(_output_hook(name, take)).remove)
+                stack.callback(module.register_forward_hook(_output_hook(name, take, read)).remove)
         stack.enter_context(suppress(_LastTapReached))
         forward()
     return taken
 
 
-def _output_hook(name: str, take: Callable[[str, Tensor], None]) -> Callable[..., None]:
+def first_part(output: Any) -> Tensor:
+    """A module's output, or the first of several: down blocks return (hidden states, skip connections)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _output_hook(name: str, take: Callable[[str, Tensor], None], read: Callable[[Any], Tensor]) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        # down blocks return (hidden states, skip connections), transformers (hidden states,)
-        take(name, output[0] if isinstance(output, tuple) else output)
+        take(name, read(output))
 
     return hook
 
@@ -73,12 +79,15 @@ def describe_taps(denoiser: Denoiser, latent_stride: int, tokens: int) -> dict[s
     modules = skeleton.tap_modules()
     side = x_t.shape[-1]
     with torch.no_grad():
-        taken = record(lambda: skeleton(x_t, time, condition, latent_stride), modules, last=None)
+        taken = record(
+            lambda: skeleton(x_t, time, condition, latent_stride), modules, last=None, read=skeleton.feature_of
+        )
     taps = {"latent": Tap("latent", "latent", denoiser.latent_channels, latent_stride)}
     for name, value in taken.items():
         kind = modules[name][1]
-        cells = math.isqrt(value.shape[-1]) if kind in _ATTENTION else value.shape[-1]
-        channels = 0 if kind == "self_attention" else value.shape[1]
+        tokens_first = kind not in _ATTENTION and value.dim() == 3  # [B, N, C]
+        channels = 0 if kind == "self_attention" else value.shape[-1 if tokens_first else 1]
+        cells = value.shape[-1] if value.dim() == 4 else math.isqrt(value.shape[1 if tokens_first else -1])
         taps[name] = Tap(name, kind, channels, latent_stride * side // cells)
     return taps
 
@@ -98,11 +107,12 @@ def in_order(names: Sequence[str], taps: Mapping[str, Tap]) -> list[str]:
 
 
 def as_map(value: Tensor, tap: Tap, latent_size: tuple[int, int], latent_stride: int) -> Tensor:
-    """Attention probabilities [..., K, N] as maps [..., K, h, w]; feature maps unchanged.
+    """Attention probabilities [..., K, N] as maps [..., K, h, w], tokens [B, N, C] as [B, C, h, w]; maps unchanged.
 
     Levels halve with rounding up, so level l of a latent of h cells has ceil(h / 2^l).
     """
-    if tap.kind not in _ATTENTION:
-        return value
     ratio = tap.stride // latent_stride
-    return value.unflatten(-1, tuple(-(-side // ratio) for side in latent_size))
+    cells = tuple(-(-side // ratio) for side in latent_size)
+    if tap.kind in _ATTENTION:
+        return value.unflatten(-1, cells)
+    return value.transpose(1, 2).unflatten(-1, cells) if value.dim() == 3 else value

@@ -4,58 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perception.backbones.conditioning import Condition
 from perception.backbones.spec import TapKind
+from perception.backbones.taps import first_part
 
 _PATTERNS: tuple[tuple[str, TapKind], ...] = (
     (r"(down|up)_blocks\.\d+|mid_block", "block"),
     (r".*\.resnets\.\d+", "residual_block"),
     (r".*\.attentions\.\d+", "transformer_block"),
 )
-
-
-class Denoiser(Protocol):
-    """The adapter of one denoiser family. DiffusionBackbone knows denoisers through this alone.
-
-    A new family (DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention, the names of its taps,
-    and what may be shared among candidate prompts.
-    """
-
-    module: nn.Module  # the diffusers model
-    latent_channels: int
-    text_width: int  # channels of the text tokens that its cross-attentions read
-
-    def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
-        """Raw prediction [B, C, h, w] for noised latents [B, C, h, w] at times [B]; `stride`: pixels per cell."""
-
-    def skeleton(self) -> Denoiser:
-        """The same architecture without storage, on the meta device, for deriving shapes."""
-
-    def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
-        """Inputs for one dry forward on the device of the module: latent, time, condition with `tokens` tokens."""
-
-    def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
-        """Every tappable module by its diffusers path."""
-
-    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
-        """Modules whose outputs do not depend on the text tokens, nor on the pooled text unless `same_pooled`."""
-
-    def text_attentions(self) -> list[nn.Module]:
-        """Attention modules whose `to_k` and `to_v` read text alone."""
-
-    def time_layers(self) -> list[tuple[nn.Module, str]]:
-        """Layers whose outputs are a function of the timestep alone, as (owner, attribute)."""
-
-    def final_modules(self) -> list[nn.Module]:
-        """Modules behind the last tap: they make the prediction and no feature."""
-
-    def query_modules(self) -> list[nn.Module]:
-        """Modules that act on the weights of the cross-attentions alone: without effect where the text is one token."""
 
 
 class UNetDenoiser:
@@ -99,9 +61,20 @@ class UNetDenoiser:
         time = torch.zeros(1, dtype=torch.long, device=weight.device)
         return weight.new_zeros(1, self.latent_channels, side, side), time, condition
 
+    def check_size(self, height: int, width: int) -> None:
+        """Any size: levels halve with rounding up."""
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Every cell is one."""
+        return height * width
+
     def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
         """Blocks, residual blocks, transformers and the attentions inside them."""
         return {name: (module, kind) for name, module in self.module.named_modules() if (kind := _kind(name, module))}
+
+    def feature_of(self, output: Any) -> Tensor:
+        """The hidden states, which come before skip connections."""
+        return first_part(output)
 
     def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
         """The modules that run before the first cross-attention reads the text (the query projection included)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Mapping
@@ -9,18 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception.backbones.families import AUTOENCODERS, DENOISERS, FAMILIES, LEGACY, Family, family_of
 from perception.errors import UserError
 
-# component -> classes this toolkit can drive
-SUPPORTED: Mapping[str, tuple[str, ...]] = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL", "AutoencoderTiny"),
-    "text_encoder": ("CLIPTextModel",),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-}
-_REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_SECOND = ("text_encoder_2", "tokenizer_2")  # SDXL has both
-_STEMS = {"text_encoder": "model", "text_encoder_2": "model"}  # transformers; diffusers' is the default below
 _VARIANTS = ("", "fp16", "bf16")
 
 
@@ -40,9 +32,12 @@ class ModelFolder:
     """A checked diffusers folder."""
 
     path: Path
-    models: Mapping[str, Component]  # unet, vae, text_encoder and, for SDXL, text_encoder_2
-    tokenizers: tuple[tuple[str, Path], ...]  # (class name, folder), one per text encoder
+    pipeline: str  # its class, as model_index.json has it
+    family: Family
+    models: Mapping[str, Component]  # component -> model: the denoiser, vae, text encoders
+    tokenizers: Mapping[str, tuple[str, Path]]  # component -> (class name, folder), one per text encoder
     scheduler: tuple[str, Path]
+    classes: Mapping[int, str]  # class names of a class-conditional model, as model_index.json has them
 
 
 def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
@@ -56,28 +51,47 @@ def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
         UserError: naming everything that is missing, truncated, unsupported or inconsistent.
     """
     problems: list[str] = []
-    index = _index(path)
-    names = [n for n in (*_REQUIRED, *_SECOND) if n in _REQUIRED or index.get(n, [None])[0]]
-    absent = [name for name in names if not index.get(name, [None])[-1]]
+    index, family = _index(path)
+    parts = [*family.models, *family.tokenizers, "scheduler"]
+    given = {"vae"} if vae else set()
+    names = [n for n in parts if n not in family.optional or n in given or _class_in(index, n)]
+    absent = [name for name in names if name not in given and not _class_in(index, name)]
     if absent:
         raise UserError(
             f"{path} holds a {index.get('_class_name', 'pipeline')} without {', '.join(absent)}; "
-            "supported are folders of the Stable Diffusion 1.x, 2.x and XL kind (unet, vae, text_encoder, ...)"
+            f"a folder of the {family.title} kind has {', '.join(parts)}"
         )
     models = {
-        name: vae if name == "vae" and vae else read_component(path / name, name, problems, index[name][-1])
-        for name in names
-        if name in SUPPORTED
+        name: vae if name == "vae" and vae else read_component(path / name, name, problems, index[name][-1], classes)
+        for name, classes in family.models.items()
+        if name in names
     }
-    tokenizers = tuple((index[n][-1], path / n) for n in names if n.startswith("tokenizer"))
-    for class_name, folder in tokenizers:
-        problems += _tokenizer_problems(class_name, folder)
+    tokenizers = {name: (index[name][-1], path / name) for name in family.tokenizers if name in names}
+    for name, (class_name, folder) in tokenizers.items():
+        problems += _tokenizer_problems(class_name, folder, family.tokenizers[name])
     _read_json(path / "scheduler" / "scheduler_config.json", problems)
+    labels = _labels(index, problems)
     if not problems:
-        problems += _disagreements({name: component.config for name, component in models.items()})
+        problems += family.disagreements({name: component.config for name, component in models.items()})
     if problems:
         raise unusable(path, problems)
-    return ModelFolder(path, models, tokenizers, (index["scheduler"][-1], path / "scheduler"))
+    scheduler = (index["scheduler"][-1], path / "scheduler")
+    return ModelFolder(path, str(index.get("_class_name")), family, models, tokenizers, scheduler, labels)
+
+
+def _class_in(index: Mapping[str, Any], name: str) -> str | None:
+    """The class that model_index.json names for a component; diffusers writes [null, null] for an absent one."""
+    entry = index.get(name)
+    return entry[-1] if isinstance(entry, list) and entry else None
+
+
+def _labels(index: Mapping[str, Any], problems: list[str]) -> dict[int, str]:
+    """`id2label` of class-conditional pipelines: {"0": "tench, Tinca tinca", ...}."""
+    found = index.get("id2label") or {}
+    if not isinstance(found, dict) or not all(str(k).isdecimal() and isinstance(v, str) for k, v in found.items()):
+        problems.append("id2label in model_index.json is not a table of class number -> name")
+        return {}
+    return {int(key): name for key, name in found.items()}
 
 
 def unusable(path: Path, problems: list[str]) -> UserError:
@@ -88,28 +102,41 @@ def unusable(path: Path, problems: list[str]) -> UserError:
     )
 
 
-def read_component(folder: Path, name: str, problems: list[str], class_name: str | None = None) -> Component:
-    """Config, class and weight files of one model; what is wrong is appended to `problems`."""
+def read_component(
+    folder: Path,
+    name: str,  # its place in the model folder: "unet", "vae", ...
+    problems: list[str],  # what is wrong is appended
+    class_name: str | None = None,  # what model_index.json says
+    supported: tuple[str, ...] = AUTOENCODERS,
+) -> Component:
+    """Config, class and weight files of one model."""
     config = _read_json(folder / "config.json", problems)
     # transformers writes `architectures`, diffusers `_class_name`
     found = config.get("_class_name") or (config.get("architectures") or [class_name])[0]
     if config and class_name and found != class_name:
         problems.append(f"model_index.json says {name} is a {class_name}, its config.json a {found}")
-    if config and found not in SUPPORTED[name]:
-        problems.append(f"{name} is a {found}, supported is {' or '.join(SUPPORTED[name])}")
+    if found == LEGACY and name == "transformer":
+        found = supported[0]
+    if config and found not in supported:
+        problems.append(f"{name} is a {found}, supported is {' or '.join(supported)}")
     weights, variant = _weight_files(folder, name, problems)
     return Component(folder, str(found), config, weights, variant)
 
 
-def _tokenizer_problems(class_name: str, folder: Path) -> list[str]:
-    if class_name not in ("CLIPTokenizer", "CLIPTokenizerFast"):
-        return [f"{folder.name} is a {class_name}, supported is CLIPTokenizer"]
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        return [f"{folder.name}/tokenizer.json (or vocab.json) is missing"]
+def _tokenizer_problems(class_name: str, folder: Path, supported: tuple[str, ...]) -> list[str]:
+    if class_name not in supported:
+        return [f"{folder.name} is a {class_name}, supported is {supported[0]}"]
+    files = ("tokenizer.json", "vocab.json" if supported[0].startswith("CLIP") else "spiece.model")
+    present = [name for name in files if (folder / name).is_file()]
+    if not present:
+        return [f"{folder.name}/{files[0]} (or {files[1]}) is missing"]
+    if present == ["spiece.model"] and importlib.util.find_spec("sentencepiece") is None:
+        return [f"{folder.name}/spiece.model is read with the package sentencepiece: pip install sentencepiece"]
     return []
 
 
-def _index(path: Path) -> dict[str, Any]:
+def _index(path: Path) -> tuple[dict[str, Any], Family]:
+    """model_index.json, and the family it is of."""
     problems: list[str] = []
     if not path.is_dir():
         raise UserError(f"the model folder {path} does not exist; expected a diffusers folder, a hub id or 'mini'")
@@ -121,12 +148,14 @@ def _index(path: Path) -> dict[str, Any]:
     index = _read_json(path / "model_index.json", problems)
     if problems:
         raise unusable(path, problems)
-    if "unet" not in index and "transformer" in index:
+    family = family_of(index, _read_json(path / "transformer" / "config.json", []))
+    if family is None:
+        titles = ", ".join(family.title for family in FAMILIES.values())
         raise UserError(
-            f"{path} holds a {index.get('_class_name')} whose denoiser is a {index['transformer'][-1]}; "
-            f"supported denoisers are {', '.join(SUPPORTED['unet'])} (Stable Diffusion 1.x, 2.x, XL)"
+            f"{path} holds a {index.get('_class_name')} whose denoiser is a {_class_in(index, 'transformer')}; "
+            f"supported denoisers are {', '.join(DENOISERS)} ({titles})"
         )
-    return index
+    return index, family
 
 
 def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -143,7 +172,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _weight_files(folder: Path, name: str, problems: list[str]) -> tuple[tuple[Path, ...], str | None]:
     """The safetensors files of a component and their variant, each checked to be complete."""
-    stem = _STEMS.get(name, "diffusion_pytorch_model")
+    stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"  # transformers, diffusers
     for variant in _VARIANTS:
         dot = f".{variant}" if variant else ""
         single, sharded = folder / f"{stem}{dot}.safetensors", folder / f"{stem}.safetensors.index{dot}.json"
@@ -187,35 +216,3 @@ def _damage(file: Path) -> str | None:
             f" ({size} bytes, its header says {expected})"
         )
     return None
-
-
-def _disagreements(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Where the components' configs cannot belong to one model."""
-    unet, vae = configs["unet"], configs["vae"]
-    found = []
-    if unet.get("in_channels") != vae.get("latent_channels"):
-        found.append(
-            f"the unet takes {unet.get('in_channels')} channels and the vae makes {vae.get('latent_channels')} "
-            "(inpainting and image-editing models are not supported)"
-        )
-    texts = [configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs]
-    width = sum(int(text.get("hidden_size", 0)) for text in texts)
-    if unet.get("cross_attention_dim") != width:
-        found.append(f"the unet attends to text of width {unet.get('cross_attention_dim')}, the encoders give {width}")
-    for key in ("encoder_hid_dim_type", "class_embed_type"):
-        if unet.get(key) is not None:
-            found.append(f"the unet's {key} {unet[key]!r} is not supported")
-    embedding = unet.get("addition_embed_type")
-    if embedding not in (None, "text_time"):
-        found.append(f"the unet's addition_embed_type {embedding!r} is not supported")
-    if (embedding == "text_time") != (len(texts) == 2):
-        found.append(f"a unet with addition_embed_type {embedding!r} does not go with {len(texts)} text encoders")
-    elif embedding == "text_time":
-        # pooled text and six size numbers (original, crop, target) enter the time embedding
-        inputs = texts[1].get("projection_dim", 0) + 6 * (unet.get("addition_time_embed_dim") or 0)
-        if unet.get("projection_class_embeddings_input_dim") != inputs:
-            found.append(
-                f"the unet's projection_class_embeddings_input_dim is "
-                f"{unet.get('projection_class_embeddings_input_dim')}, text_encoder_2 and six sizes give {inputs}"
-            )
-    return found

@@ -52,16 +52,18 @@ class ErrorMaps(nn.Module):
         total = torch.zeros(len(condition), *latent.shape[-2:])
         for sample in self.samples:
             eps = draw(image_id, sample, tuple(latent.shape))[None].to(latent.device)
-            x_t = self.backbone.noise(latent[None], sample.timestep, eps)
-            total += self._one(x_t, eps, sample.timestep, condition)
+            timestep = self.backbone.spread(torch.tensor([sample.timestep]), latent[None])
+            x_t = self.backbone.noise(latent[None], timestep, eps)
+            total += self._one(x_t, latent[None], eps, timestep, condition)
         return total / len(self.samples)
 
-    def _one(self, x_t: Tensor, eps: Tensor, timestep: int, condition: Condition) -> Tensor:
+    def _one(self, x_t: Tensor, x0: Tensor, eps: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         parts = []
         for rows in torch.arange(len(condition)).split(self.rows):
             repeated = x_t.expand(len(rows), -1, -1, -1)
             prediction = self.backbone.denoise(repeated, timestep, condition[rows])
-            parts.append((prediction.eps.float() - eps.float()).square().mean(1).cpu())  # [k, h, w]
+            estimate, truth = prediction.against(x0, eps)
+            parts.append((estimate - truth).square().mean(1).cpu())  # [k, h, w]
         return torch.cat(parts)
 
 

@@ -22,7 +22,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class DenoisingErrors(nn.Module):
     """e[s, k]: mean over channels and cells of loss(eps - eps_hat(x_t, t, c_k)) for sample s and its k-th candidate.
 
-    x_t = alpha(t) x0 + sigma(t) eps. The target is the noise whatever the checkpoint predicts. The part of the
+    x_t = alpha(t) x0 + sigma(t) eps. The target is the noise on variance preserving paths, whatever the checkpoint
+    predicts, and the velocity eps - x0 on rectified flows: the error that the training weights evenly. The part of the
     denoiser that does not see the text runs once per sample. Errors are reduced in float32, because candidates often
     differ by less than 1 % of the error. Differentiable with respect to latents and condition.
     """
@@ -49,9 +50,11 @@ class DenoisingErrors(nn.Module):
     ) -> Tensor:
         """Errors [S, K], float32, on the backbone's device.
 
-        latents, noise [S, C, h, w]: one clean latent and one noise per sample; timesteps int64 [S];
+        latents, noise [S, C, h, w]: one clean latent and one noise per sample; timesteps int64 [S], on the uniform
+        grid: `DiffusionBackbone.spread` takes them to the schedule of the training;
         candidates int64 [S, K]: rows of `condition`. Keep the integers on the CPU: they are read there.
         """
+        timesteps = self.backbone.spread(timesteps, latents)
         while True:
             try:
                 return self._all(latents, noise, timesteps, condition, candidates)
@@ -67,14 +70,16 @@ class DenoisingErrors(nn.Module):
         for samples in _slices(len(latents), max(1, self.rows // candidates.shape[1])):
             x_t = self.backbone.noise(latents[samples], timesteps[samples], noise[samples])  # [s, C, h, w]
             columns = [
-                self._errors(x_t, noise[samples], timesteps[samples], condition, candidates[samples, some])
+                self._errors(
+                    x_t, latents[samples], noise[samples], timesteps[samples], condition, candidates[samples, some]
+                )
                 for some in _slices(candidates.shape[1], self.rows)
             ]
             parts.append(torch.cat(columns, dim=1))
         return torch.cat(parts)  # [S, K]
 
     def _errors(
-        self, x_t: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
+        self, x_t: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
     ) -> Tensor:
         s, k = candidates.shape
         x_t, timesteps = x_t.repeat_interleave(k, 0), timesteps.repeat_interleave(k, 0)  # [s*k, ...]
@@ -84,8 +89,8 @@ class DenoisingErrors(nn.Module):
                 prediction = self.backbone.denoise(x_t, timesteps, text)
         else:
             prediction = self.backbone.denoise(x_t, timesteps, text)
-        target = noise.float().repeat_interleave(k, 0)
-        return self.loss(prediction.eps.float(), target).flatten(1).mean(1).view(s, k)
+        estimate, truth = prediction.against(x0.repeat_interleave(k, 0), noise.repeat_interleave(k, 0))
+        return self.loss(estimate, truth).flatten(1).mean(1).view(s, k)
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

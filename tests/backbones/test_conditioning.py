@@ -41,6 +41,22 @@ def test_every_distinct_prompt_is_encoded_once(tiny_sd: Path) -> None:
     assert torch.equal(first.hidden, again.hidden[1:]) and torch.equal(first.hidden[0], first.hidden[3])
 
 
+def test_averages() -> None:
+    """Masks are united, keys and hence caches dropped; other tokens than the mask's drop the mask."""
+    mask = torch.tensor([[True, False], [True, True], [True, False]])
+    condition = Condition(
+        torch.arange(6.0).view(3, 2, 1), torch.tensor([[1.0], [3.0], [5.0]]), {"mask": mask}, ("a", "b", "c")
+    )
+    mean = condition.averaged([[0, 1], [2]])
+    assert mean.keys is None and mean.hidden.flatten().tolist() == [1.0, 2.0, 4.0, 5.0]
+    assert mean.pooled is not None and mean.pooled.flatten().tolist() == [2.0, 5.0]
+    assert mean.extra["mask"].tolist() == [[True, True], [True, False]]
+    assert "mask" not in condition.with_hidden(torch.zeros(3, 4, 1)).extra
+    assert torch.equal(condition.with_hidden(condition.hidden + 1).extra["mask"], mask)
+    half = condition.to(torch.float16)
+    assert half.hidden.dtype == torch.float16 and half.extra["mask"].dtype == torch.bool
+
+
 def test_length(tiny_backbone: DiffusionBackbone) -> None:
     full, short = tiny_backbone.condition([""]), tiny_backbone.condition([""], length=2)
     assert full.hidden.shape == (1, tiny_backbone.max_text_tokens, 32) and short.hidden.shape == (1, 2, 32)

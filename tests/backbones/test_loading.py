@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,11 @@ def test_another_autoencoder(folder: Path, make_folder: Callable[[str], Path]) -
         load(folder, vae=folder / "unet")
 
 
+def test_an_autoencoder_for_a_model_without_one(make_transformer: Callable[[str], Path], folder: Path) -> None:
+    with pytest.raises(UserError, match="the transformer takes 1 channels and the vae makes 4"):
+        load(make_transformer("dit_pixels"), vae=folder)
+
+
 def truncate(path: Path) -> None:
     """Cut the last tenth off a file."""
     path.write_bytes(path.read_bytes()[: -path.stat().st_size // 10])
@@ -242,6 +248,94 @@ BROKEN: dict[str, tuple[Callable[[Path, Callable[..., None]], object], str]] = {
 }
 
 
+BROKEN_TRANSFORMERS: dict[str, tuple[str, Callable[[Path, Callable[..., None]], object], str]] = {
+    "dit channels": (
+        "dit",
+        lambda f, e: e(f / "transformer/config.json", in_channels=3),
+        "transformer takes 3 channels",
+    ),
+    "dit outputs": (
+        "dit",
+        lambda f, e: e(f / "transformer/config.json", out_channels=5),
+        r"the transformer gives 5 channels, supported is one of \[4, 8\]",
+    ),
+    "dit pixels": (
+        "dit_pixels",
+        lambda f, e: e(f / "transformer/config.json", in_channels=4),
+        r"without a vae the transformer must take 1 \(grey\) or 3 \(RGB\) channels, not 4",
+    ),
+    "dit labels": (
+        "dit",
+        lambda f, e: e(f / "model_index.json", id2label=["cat"]),
+        "id2label in model_index.json is not a table of class number -> name",
+    ),
+    "dit weights": (
+        "dit",
+        lambda f, e: truncate(f / "transformer/diffusion_pytorch_model.safetensors"),
+        "weight file transformer/diffusion_pytorch_model.safetensors is truncated",
+    ),
+    "pixart text": (
+        "pixart_alpha",
+        lambda f, e: e(f / "transformer/config.json", caption_channels=7),
+        "the transformer's caption_channels is 7, the text encoders give 48",
+    ),
+    "pixart without text": (
+        "pixart_sigma",
+        lambda f, e: e(f / "model_index.json", text_encoder=[None, None]),
+        "holds a PixArtSigmaPipeline without text_encoder; a folder of the PixArt-alpha and -sigma kind has transf",
+    ),
+    "pixart tokenizer": (
+        "pixart_alpha",
+        lambda f, e: e(f / "model_index.json", tokenizer=["transformers", "CLIPTokenizer"]),
+        "tokenizer is a CLIPTokenizer, supported is T5Tokenizer",
+    ),
+    "t5 without sentencepiece": (
+        "pixart_alpha",
+        lambda f, e: (f / "tokenizer/tokenizer.json").rename(f / "tokenizer/spiece.model"),
+        "tokenizer/spiece.model is read with the package sentencepiece: pip install sentencepiece",
+    ),
+    "sd3 pooled": (
+        "sd3",
+        lambda f, e: e(f / "transformer/config.json", pooled_projection_dim=7),
+        "the transformer's pooled_projection_dim is 7, the text encoders give 20",
+    ),
+    "sd3 joint": (
+        "sd3",
+        lambda f, e: e(f / "transformer/config.json", joint_attention_dim=30),
+        "the CLIP text encoders alone give 40; the transformer's joint_attention_dim is 30, the text encoders give 48",
+    ),
+    "flux channels": (
+        "flux_dev",
+        lambda f, e: e(f / "transformer/config.json", in_channels=64),
+        "the transformer takes 64 channels and the vae makes 4 in 4 packed cells",
+    ),
+    "flux shift": (
+        "flux_dev",
+        lambda f, e: e(f / "scheduler/scheduler_config.json", time_shift_type="linear"),
+        "the scheduler's dynamic shifting is not the exponential one",
+    ),
+    "another transformer": (
+        "flux_dev",
+        lambda f, e: e(f / "model_index.json", transformer=["diffusers", "SanaTransformer2DModel"]),
+        "whose denoiser is a SanaTransformer2DModel; supported denoisers are UNet2DConditionModel, DiTTrans",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_TRANSFORMERS)
+def test_broken_transformer_folders(
+    make_transformer: Callable[[str], Path], edit: Callable[..., None], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    kind, breaking, message = BROKEN_TRANSFORMERS[case]
+    folder = make_transformer(kind)
+    breaking(folder, edit)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "build_model", lambda *a: pytest.fail("weights were loaded"))
+    with pytest.raises(UserError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_folders(folder: Path, edit: Callable[..., None], case: str) -> None:
     breaking, message = BROKEN[case]
@@ -299,8 +393,10 @@ def test_absent_devices(tiny_sd: Path) -> None:
 
 def test_mini_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loading, "MINI", tmp_path)
-    with pytest.raises(UserError, match="the backbone 'mini' is not part of this installation"):
-        load_backbone()
+    monkeypatch.setattr(loading, "MINI_DIT", tmp_path)
+    for name in ("mini", "mini-dit"):
+        with pytest.raises(UserError, match=f"the backbone '{name}' is not part of this installation"):
+            load_backbone(name)
 
 
 def test_hub_ids_without_network(monkeypatch: pytest.MonkeyPatch) -> None:

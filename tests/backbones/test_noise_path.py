@@ -39,6 +39,28 @@ def test_flow_matching_is_a_straight_line() -> None:
     assert path.model_time(t).tolist() == [0.0, 250.0, 999.0]
 
 
+def test_the_grid_of_a_flow_is_as_dense_as_its_training() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    positions = torch.arange(1, 1000)
+    torch.testing.assert_close(noise_path(scheduler).spread(positions), scheduler.timesteps[1000 - positions])
+    torch.testing.assert_close(FlowPath(1000).spread(positions), positions.float())
+    ends = noise_path(scheduler).spread(torch.tensor([0, 500, 999]))
+    torch.testing.assert_close(ends, torch.tensor([0.0, 750.0, 1000 * 2.997 / 2.998]))
+    chain = noise_path(DDPMScheduler(**BETAS))
+    assert torch.equal(chain.spread(positions), positions)
+    with pytest.raises(UserError, match="outside this backbone's schedule"):
+        noise_path(scheduler).spread(torch.tensor([1000]))
+
+
+def test_shift_by_resolution() -> None:
+    """Flux: exp(0.5) at 256 tokens, exp(1.15) at 4096, which also stands for an unknown size."""
+    path = noise_path(FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True))
+    half = torch.tensor([500])
+    for tokens, log_shift in ((256, 0.5), (4096, 1.15), (None, 1.15), (2176, 0.825)):
+        expected = torch.sigmoid(torch.tensor([log_shift])) * 1000  # s = a u / (1 + (a - 1) u) at u = 1/2
+        torch.testing.assert_close(path.spread(half, tokens), expected)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
 def test_a_perfect_network_gives_back_noise_and_latent(kind: str) -> None:
     path = (
@@ -55,6 +77,32 @@ def test_a_perfect_network_gives_back_noise_and_latent(kind: str) -> None:
     truth = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "flow": eps - x0}
     for reading, value in truth.items():
         torch.testing.assert_close(getattr(p, reading), value, rtol=2e-4, atol=2e-4)
+        if reading != "x0":
+            estimate, target = p.against(x0, eps, reading)
+            torch.testing.assert_close(target, value)
+            torch.testing.assert_close(estimate, target, rtol=2e-4, atol=2e-4)
+    assert torch.equal(p.against(x0, eps, "x0")[1], x0)
+
+
+def test_errors_are_native_to_the_path() -> None:
+    """|d_eps|^2 on a chain whatever is predicted, |d_u|^2 = |d_eps|^2 / alpha^2 on a flow."""
+    generator = torch.Generator().manual_seed(0)
+    x0, eps, wrong = torch.randn(3, 2, 4, 8, 8, generator=generator)
+    scheduler = DDPMScheduler(**BETAS)
+    for kind in ("epsilon", "v_prediction", "sample", "flow_prediction"):
+        flow = kind == "flow_prediction"
+        path = FlowPath(1000) if flow else VariancePreservingPath(scheduler.alphas_cumprod, kind)
+        t = torch.tensor([250, 900])
+        alpha, sigma = path.alpha(t).view(-1, 1, 1, 1), path.sigma(t).view(-1, 1, 1, 1)
+        p = Prediction(wrong, kind, alpha * x0 + sigma * eps, alpha, sigma)
+        native = torch.sub(*p.against(x0, eps)).square()
+        noise = torch.sub(*p.against(x0, eps, "eps")).square()
+        torch.testing.assert_close(native, noise / alpha**2 if flow else noise, rtol=1e-3, atol=1e-5)
+        if flow:
+            torch.testing.assert_close(native, (wrong - (eps - x0)).square())
+        if kind == "v_prediction":
+            velocity = scheduler.get_velocity(x0, eps, t)
+            torch.testing.assert_close(native, alpha**2 * (wrong - velocity).square(), rtol=1e-3, atol=1e-5)
 
 
 def test_conversions_are_float32_for_half_precision_networks() -> None:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from perception.backbones import load_backbone
 from perception.classification.scoring import LOSSES, DenoisingErrors
@@ -64,6 +65,23 @@ def test_the_target_is_the_noise_whatever_the_checkpoint_predicts(tiny_sd, tmp_p
     torch.testing.assert_close(errors[0, 0], (noise - eps).square().mean(), rtol=1e-5, atol=0)
 
 
+def test_a_rectified_flow_is_scored_by_its_velocity_on_its_shifted_schedule(tiny_sd, tmp_path):
+    folder = shutil.copytree(tiny_sd, tmp_path / "flow")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    backbone = load_backbone(folder, device="cpu")
+    latents, noise, t = _inputs(1)
+    s = 3 * 0.1 / (1 + 2 * 0.1)  # of step 100 of 1000 (Esser et al. 2024, eq. 23)
+    with torch.inference_mode():
+        told = backbone.condition([""])
+        errors = DenoisingErrors(backbone)(latents, noise, t, told, torch.zeros(1, 1, dtype=int))
+        raw = backbone.denoise((1 - s) * latents + s * noise, torch.tensor([1000 * s]), told).raw
+    torch.testing.assert_close(errors[0, 0], (noise - latents - raw).square().mean(), rtol=1e-5, atol=0)
+
+
 def test_errors_are_differentiable_with_respect_to_the_text(tiny_backbone):
     condition = tiny_backbone.condition(PROMPTS)
     tokens = condition.hidden.clone().requires_grad_()
@@ -75,10 +93,10 @@ def test_errors_are_differentiable_with_respect_to_the_text(tiny_backbone):
 class _SmallDevice(DenoisingErrors):
     """Runs out of memory above two rows per call."""
 
-    def _errors(self, x_t, noise, timesteps, condition, candidates):
+    def _errors(self, x_t, x0, noise, timesteps, condition, candidates):
         if candidates.numel() > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super()._errors(x_t, noise, timesteps, condition, candidates)
+        return super()._errors(x_t, x0, noise, timesteps, condition, candidates)
 
 
 def test_out_of_memory_halves_the_rows_and_changes_nothing(tiny_backbone):

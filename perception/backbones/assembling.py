@@ -1,0 +1,76 @@
+"""From loaded models to the three parts of a backbone: denoiser adapter, codec, conditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from perception.backbones.class_conditioning import ClassConditioner
+from perception.backbones.conditioning import Conditioner
+from perception.backbones.denoiser import Denoiser
+from perception.backbones.dit_family import DiTDenoiser, settle_time_embedding
+from perception.backbones.mmdit_family import FluxDenoiser, SD3Denoiser
+from perception.backbones.pixart_family import PixArtDenoiser
+from perception.backbones.text_conditioning import (
+    ClipConditioner,
+    FluxConditioner,
+    PixArtConditioner,
+    SD3Conditioner,
+)
+from perception.backbones.unet_family import UNetDenoiser
+from perception.backbones.validation import ModelFolder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is read from a model folder, loaded."""
+
+    folder: ModelFolder
+    models: Mapping[str, Any]  # component -> model
+    tokenizers: Mapping[str, Any]  # component -> tokenizer
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """The text encoders in order."""
+        return {name: model for name, model in self.models.items() if name.startswith("text_encoder")}
+
+
+def assemble(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    """The denoiser adapter and the conditioner of the folder's family."""
+    return _ASSEMBLERS[parts.folder.family.name](parts)
+
+
+def _unet(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    return UNetDenoiser(parts.models["unet"]), ClipConditioner(parts.encoders, parts.tokenizers)
+
+
+def _dit(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    transformer = parts.models["transformer"]
+    settle_time_embedding(transformer, parts.folder.models["transformer"].config.get("downscale_freq_shift"))
+    return DiTDenoiser(transformer), ClassConditioner(transformer.config["num_embeds_ada_norm"], parts.folder.classes)
+
+
+def _pixart(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    tokens = 300 if parts.folder.pipeline == "PixArtSigmaPipeline" else 120
+    return PixArtDenoiser(parts.models["transformer"]), PixArtConditioner(parts.encoders, parts.tokenizers, tokens)
+
+
+def _sd3(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    denoiser = SD3Denoiser(parts.models["transformer"])
+    return denoiser, SD3Conditioner(parts.encoders, parts.tokenizers, denoiser.text_width)
+
+
+def _flux(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    return FluxDenoiser(parts.models["transformer"]), FluxConditioner(parts.encoders, parts.tokenizers, 512)
+
+
+_ASSEMBLERS: Mapping[str, Callable[[Parts], tuple[Denoiser, Conditioner]]] = {
+    "unet": _unet,
+    "dit": _dit,
+    "pixart": _pixart,
+    "sd3": _sd3,
+    "flux": _flux,
+}

@@ -1,0 +1,62 @@
+"""What DiffusionBackbone knows of a denoiser: the interface that one adapter per family implements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from perception.backbones.conditioning import Condition
+from perception.backbones.spec import TapKind
+
+
+class Denoiser(Protocol):
+    """The adapter of one denoiser family. DiffusionBackbone knows denoisers through this alone.
+
+    A family (UNet, DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention, the names of its taps,
+    and what may be shared among candidate prompts.
+    """
+
+    module: nn.Module  # the diffusers model
+    latent_channels: int
+    text_width: int  # channels of the text tokens that it reads; 0: it reads no text
+
+    def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
+        """Raw prediction [B, C, h, w] for noised latents [B, C, h, w] at times [B]; `stride`: pixels per cell.
+
+        [B, 2C, h, w] where the network also predicts its variance: the prediction, then the variance.
+        """
+
+    def skeleton(self) -> Denoiser:
+        """The same architecture without storage, on the meta device, for deriving shapes."""
+
+    def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
+        """Inputs for one dry forward on the device of the module: latent, time, condition with `tokens` tokens."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """UserError unless the denoiser takes latents of height x width cells."""
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Tokens that latents of height x width cells make at the input of the denoiser."""
+
+    def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
+        """Every tappable module by its diffusers path."""
+
+    def feature_of(self, output: Any) -> Tensor:
+        """The image's part of what a block returns: [B, C, h, w], or tokens [B, h*w, C] in raster order."""
+
+    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
+        """Modules whose outputs do not depend on the text tokens, nor on the pooled text unless `same_pooled`."""
+
+    def text_attentions(self) -> list[nn.Module]:
+        """Attention modules whose `to_k` and `to_v` read text alone."""
+
+    def time_layers(self) -> list[tuple[nn.Module, str]]:
+        """Layers whose outputs are a function of the timestep alone, as (owner, attribute)."""
+
+    def final_modules(self) -> list[nn.Module]:
+        """Modules behind the last tap: they make the prediction and no feature."""
+
+    def query_modules(self) -> list[nn.Module]:
+        """Modules that act on the weights of the cross-attentions alone: without effect where the text is one token."""
