@@ -5,7 +5,7 @@
         --cfg-options test_dataloader.dataset.domain=night
 
 Should land between 55 and 85 mIoU on held-out clear-day scenes and lose at least 10 points in the other domains.
-Measured: 51.1 clear, 3.5 night, 14.4 fog, 17.1 rain, 29.7 snow. Eight epochs take about 30 minutes on one core.
+Measured: 69.5 clear, 4.2 night, 17.9 fog, 27.2 rain, 41.4 snow. Sixteen epochs take 75 minutes on one core.
 """
 
 from mmengine.config import read_base
@@ -27,3 +27,4 @@ model["backbone"] = {
 model["neck"].update({"num_outs": 4})
 model["decode_head"].update({"in_index": [0, 1, 2, 3]})
 train_dataloader["dataset"].update({"views": 2})  # with mirror images
+train_cfg.update({"max_epochs": 16, "val_interval": 8})
