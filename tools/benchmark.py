@@ -3,6 +3,7 @@
 python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
+python tools/benchmark.py --rows waterfall --batch 4
 python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
 """
 
@@ -12,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "training_step", "epochs")
+ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "training_step", "epochs", "waterfall")
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TRAININGS = (_CONFIGS / "fpn" / "fpn_mini_world.py", _CONFIGS / "linear" / "linear_mini_world.py")
 
@@ -29,7 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default=None, help="cpu, cuda or mps (default: the best there is)")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="what to measure (default: all)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS[:-1], help="(default: all but waterfall)")
     parser.add_argument(
         "--configs", nargs="+", type=Path, default=TRAININGS, help="of the epochs row, miniature world (default: two)"
     )
@@ -68,6 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             first, second = epoch_seconds(config, args.backbone, args.scenes, args.size, args.cfg_options)
             ratio = f"first {first:.2f} s, second {second:.2f} s, {first / second:.1f}x"
             print(f"training epoch, {config.stem}, {args.scenes} scenes: {ratio}", flush=True)
+    if "waterfall" in args.rows:
+        from perception.engine import waterfall
+
+        print(f"zero-shot classification of {args.batch} objects of the miniature world, ten classes, per image")
+        print(waterfall.HEADER)
+        objects = waterfall.world_objects(args.batch, args.size)
+        for step in waterfall.waterfall(backbone, *objects):
+            print(step.render(), flush=True)
 
 
 if __name__ == "__main__":

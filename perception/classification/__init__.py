@@ -7,19 +7,25 @@ from typing import Any
 
 _PUBLIC = {
     "ClassifierTransform": "transforms",
+    "ConfidenceSequence": "racing",
     "DiffusionClassifier": "classifier",
     "Exhaustive": "schedule",
     "FixedSchedule": "schedule",
+    "PairedT": "racing",
     "PromptSet": "prompts",
+    "SuccessiveHalving": "racing",
     "class_prompts": "prompts",
     "read_prompts": "prompts",
 }
 __all__ = [
     "ClassifierTransform",
+    "ConfidenceSequence",
     "DiffusionClassifier",
     "Exhaustive",
     "FixedSchedule",
+    "PairedT",
     "PromptSet",
+    "SuccessiveHalving",
     "class_prompts",
     "read_prompts",
 ]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
+from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.prompts import PromptSet
-from perception.classification.schedule import Block, Sample, StoppingRule
+from perception.classification.rounds import Work, score_together
+from perception.classification.schedule import Block, StoppingRule, evaluations
 from perception.classification.scoring import DenoisingErrors
 from perception.classification.table import ErrorTable, Margin
 from perception.errors import UserError
@@ -40,7 +43,6 @@ class Race:
     blocks: tuple[Block, ...]
     table: ErrorTable
     stop: str | None = None
-    evaluations: int = 0  # denoiser rows spent
     done: int = 0  # blocks evaluated
 
     @property
@@ -48,14 +50,13 @@ class Race:
         """The samples to evaluate next for all alive candidates; None when the race is over."""
         return None if self.stop or self.done == len(self.blocks) else self.blocks[self.done]
 
-    def update(self, errors: Tensor, rows: int, rule: StoppingRule) -> None:
-        """Enter the errors [alive, n] of the current block, computed with `rows` denoiser rows, and ask the rule."""
+    def update(self, errors: Tensor, rule: StoppingRule) -> None:
+        """Enter the errors [alive, n] of the current block, and ask the rule."""
         if not errors.isfinite().all():
             raise UserError(
                 f"the denoising errors of {self.image_id} are not finite; run the backbone in float32 or bfloat16"
             )
         self.table.add(errors)
-        self.evaluations += rows
         decision = rule.decide(self.done, self.table)
         self.table.alive, self.stop = decision.alive, decision.stop
         self.done += 1
@@ -72,8 +73,10 @@ class Classification:
     margin: Margin | None  # lead over the best candidate of another class, paired; None if no sample was drawn
     evaluations: int  # denoiser rows spent on this image
     alive: tuple[tuple[int, ...], ...]  # candidates evaluated in each block, best first, then the final order
+    survivors: tuple[int, ...]  # candidates the rule could not drop, best first; the first of them is the winner
     stop: str  # why the race ended
     table: ErrorTable = field(repr=False)  # all errors
+    probabilities: tuple[float, ...] | None = None  # per class; None without a calibration
 
 
 class DiffusionClassifier(nn.Module):
@@ -94,20 +97,25 @@ class DiffusionClassifier(nn.Module):
         pool: Pool = "max",
         rows: int = 32,  # most rows per denoiser call
         share: bool = True,  # see DenoisingErrors
+        learned: Learned | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.prompts = prompts
         self.rule = rule
         self.blocks = rule.blocks(backbone.num_train_timesteps)
+        self.learned = learned
         self.score = DenoisingErrors(backbone, loss, rows, share)
         self.candidates, self.condition = _candidates(backbone, prompts, pool)
+        self.most_evaluations = evaluations(
+            rule, sum(len(c.rows) for c in self.candidates), backbone.num_train_timesteps
+        )
 
     @torch.inference_mode()
     def forward(
         self, images: Tensor, image_ids: Sequence[str], noise: NoiseSource | None = None
     ) -> list[Classification]:
-        """Classify images [B, 3, H, W], RGB in [0, 1]; sides are multiples of the latent stride.
+        """Classify images [B, 3, H, W], RGB in [0, 1], together; sides are multiples of the latent stride.
 
         The ids seed the noise (`SeededNoise(0)` unless given). Raises UserError for errors that are not finite.
         """
@@ -119,8 +127,7 @@ class DiffusionClassifier(nn.Module):
     ) -> list[Classification]:
         """The same for clean latents [B, C, h, w]."""
         noise = noise or SeededNoise()
-        total = sum(map(len, self.blocks))
-        races = [Race(name, self.blocks, ErrorTable(len(self.candidates), total)) for name in image_ids]
+        races = [Race(name, self.blocks, self._table()) for name in image_ids]
         with self._text_cache():
             while running := [i for i, race in enumerate(races) if race.block is not None]:
                 self._round(running, races, latents, noise)
@@ -131,27 +138,31 @@ class DiffusionClassifier(nn.Module):
         cached = self.score.share and len(self.condition) <= _MOST_CACHED_PROMPTS
         return self.backbone.cached_text() if cached else nullcontext()
 
-    def _round(self, running: list[int], races: list[Race], latents: Tensor, noise: NoiseSource) -> None:
-        """Evaluate the next block of every running image; images with equally many rows share denoiser calls."""
-        groups: dict[int, list[int]] = {}
-        for i in running:
-            groups.setdefault(len(self._rows(races[i])), []).append(i)
-        scored = [(group, self._score(group, races, latents, noise)) for group in groups.values()]
-        for group, errors in scored:
-            parts = errors.cpu().split([len(races[i].block or ()) for i in group])
-            for i, part in zip(group, parts, strict=True):  # part: [n, rows]
-                races[i].update(self._pooled(races[i], part.T), part.numel(), self.rule)
+    def _table(self) -> ErrorTable:
+        return ErrorTable(
+            len(self.candidates),
+            sum(map(len, self.blocks)),
+            [candidate.class_id for candidate in self.candidates],
+            [len(candidate.rows) for candidate in self.candidates],
+            self.learned.weight([s.timestep for block in self.blocks for s in block]) if self.learned else None,
+        )
 
-    def _score(self, group: list[int], races: list[Race], latents: Tensor, noise: NoiseSource) -> Tensor:
-        """Errors [sum of block lengths, rows] of the images of one group, on the device."""
-        pairs: list[tuple[int, Sample]] = [(i, sample) for i in group for sample in races[i].block or ()]
-        if not pairs:  # a stage whose samples were all drawn before
-            return latents.new_zeros(0, len(self._rows(races[group[0]])))
-        rows = torch.tensor([self._rows(races[i]) for i, _ in pairs])  # [S, K]
-        eps = torch.stack([noise(races[i].image_id, sample, tuple(latents.shape[1:])) for i, sample in pairs])
-        timesteps = torch.tensor([sample.timestep for _, sample in pairs])
-        images = torch.tensor([i for i, _ in pairs], device=latents.device)
-        return self.score(latents[images], eps.to(latents.device), timesteps, self.condition, rows)
+    def _round(self, running: list[int], races: list[Race], latents: Tensor, noise: NoiseSource) -> None:
+        """Evaluate the next block of every running image, with one transfer of errors to the CPU."""
+        work = [self._work(i, races[i], latents, noise) for i in running]
+        errors = score_together(self.score, work, self.condition)
+        for i, part in zip(running, errors, strict=True):  # part: [n, rows]
+            races[i].update(self._pooled(races[i], part.T), self.rule)
+
+    def _work(self, image: int, race: Race, latents: Tensor, noise: NoiseSource) -> Work:
+        block, shape = race.block or (), tuple(latents.shape[1:])
+        eps = [noise(race.image_id, sample, shape) for sample in block]
+        return Work(
+            latent=latents[image],
+            noise=torch.stack(eps).to(latents.device) if eps else latents.new_zeros(0, *shape),
+            timesteps=torch.tensor([sample.timestep for sample in block], dtype=torch.long),
+            candidates=torch.tensor(self._rows(race)),
+        )
 
     def _rows(self, race: Race) -> list[int]:
         return [row for c in race.table.alive for row in self.candidates[c].rows]
@@ -172,10 +183,12 @@ class DiffusionClassifier(nn.Module):
             candidate=winner,
             errors=tuple(table.means().tolist()),
             margin=table.margin(winner, rivals),
-            evaluations=race.evaluations,
+            evaluations=table.evaluations,
             alive=(*table.history, table.alive),
+            survivors=table.alive,
             stop=race.stop or "all samples used",
             table=table,
+            probabilities=tuple(self.learned.probabilities(table).tolist()) if self.learned else None,
         )
 
 
@@ -185,23 +198,16 @@ def _candidates(backbone: DiffusionBackbone, prompts: PromptSet, pool: Pool) -> 
     with torch.no_grad():
         condition = backbone.condition(prompts.prompts)
     if pool == "max":
-        rows = zip(prompts.prompts, prompts.classes, strict=True)
-        return [Candidate(text, c, (row,)) for row, (text, c) in enumerate(rows)], condition
+        return [Candidate(name, c, (row,)) for row, (name, c) in enumerate(_distinct(prompts))], condition
     groups = [prompts.rows(c) for c in range(len(prompts.names))]
     if pool == "mean_embed":
-        condition = _mean_embed(condition, groups)
+        condition = condition.averaged(groups)
         groups = [(c,) for c in range(len(groups))]
     return [Candidate(name, c, groups[c]) for c, name in enumerate(prompts.names)], condition
 
 
-def _mean_embed(condition: Condition, groups: Sequence[Sequence[int]]) -> Condition:
-    def pooled(rows: Tensor) -> Tensor:
-        return torch.stack([rows[list(group)].mean(0) for group in groups])  # [classes, ...]
-
-    return replace(
-        condition,
-        hidden=pooled(condition.hidden),
-        pooled=None if condition.pooled is None else pooled(condition.pooled),
-        extra={name: pooled(rows) for name, rows in condition.extra.items()},
-        keys=None,  # the rows are no longer a function of one prompt
-    )
+def _distinct(prompts: PromptSet) -> list[tuple[str, int]]:
+    """A name per prompt and its class; prompts that two classes share are told apart by the class name."""
+    counts = Counter(prompts.prompts)
+    pairs = zip(prompts.prompts, prompts.classes, strict=True)
+    return [(text if counts[text] == 1 else f"{text} ({prompts.names[c]})", c) for text, c in pairs]

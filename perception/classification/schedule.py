@@ -88,6 +88,28 @@ def staged_timesteps(samples: Sequence[int], num_train_timesteps: int) -> tuple[
     return tuple(stages)
 
 
+def spread(count: int) -> tuple[int, ...]:
+    """Order 0 .. count-1 so that every prefix is spread evenly, the middle first.
+
+    Position floor(count * v) for the van der Corput numbers v = 1/2, 1/4, 3/4, 1/8, ... (the bits of 1, 2, 3, ...
+    reversed), each position once; v = 0 comes last. Works for every count.
+    """
+    bits = max(count - 1, 1).bit_length()
+    reverse = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)]
+    return tuple(dict.fromkeys(count * v >> bits for v in (*reverse[1:], 0)))
+
+
+def race_blocks(samples: int, trials: int, num_train_timesteps: int, ends: Sequence[int]) -> tuple[Block, ...]:
+    """The uniform grid of `samples` timesteps in `spread` order, cut after `ends` samples; the last end is the total.
+
+    With several trials the grid is walked once per trial, each time with fresh noise.
+    """
+    grid = uniform_grid(samples, num_train_timesteps)
+    walk = [(grid[i], trial) for trial in range(trials) for i in spread(samples)]
+    drawn = [Sample(t, trial, index) for index, (t, trial) in enumerate(walk)]
+    return tuple(tuple(drawn[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+
+
 @dataclass(frozen=True)
 class FixedSchedule:
     """The reference's staged elimination: after stage i with n_i samples per candidate keep the best k_i.
@@ -99,6 +121,7 @@ class FixedSchedule:
     samples: tuple[int, ...]  # nominal samples per candidate, cumulative over the stages
     keep: tuple[int, ...]  # candidates kept after each stage; the last is 1
     trials: int = 1  # noises per timestep
+    nested: bool = False  # draw exactly n_i, in spread order, as the paper counts; False: the released grids
     name = "fixed"
 
     def __post_init__(self) -> None:
@@ -116,8 +139,14 @@ class FixedSchedule:
 
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """One block per stage; `trials` samples per new timestep, numbered in the order of first evaluation."""
+        if self.nested:
+            return race_blocks(max(self.samples), self.trials, num_train_timesteps, self.ends())
         stages = staged_timesteps(self.samples, num_train_timesteps)
         return _number(stages, self.trials)
+
+    def ends(self) -> list[int]:
+        """Nominal samples up to the end of each stage."""
+        return [n * self.trials for n in self.samples]
 
     def most_alive(self, candidates: int) -> tuple[int, ...]:
         """All candidates first, then what each stage keeps."""

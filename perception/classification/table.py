@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,28 @@ class ErrorTable:
     `counts[c]` columns and NaN behind them, and any two candidates share their first min(counts) samples.
     """
 
-    def __init__(self, candidates: int, samples: int) -> None:
-        self.errors = torch.full((candidates, samples), float("nan"))  # [C, N] float32, on the CPU
+    def __init__(
+        self,
+        candidates: int,
+        samples: int,
+        classes: Sequence[int] | None = None,  # whom each candidate speaks for; None: every one for a class of its own
+        costs: Sequence[int] | None = None,  # denoiser rows of one sample of each candidate; None: one
+        weights: Tensor | None = None,  # [N] of the samples in every mean and difference; None: 1
+    ) -> None:
+        self.errors = torch.full((candidates, samples), float("nan"))  # [C, N] float32, on the CPU, as measured
+        self.weights = torch.ones(samples, dtype=torch.float64) if weights is None else weights.double()
         self.counts = [0] * candidates
+        self.classes = tuple(range(candidates) if classes is None else classes)
+        self.costs = (1,) * candidates if costs is None else tuple(costs)
         self.alive: tuple[int, ...] = tuple(range(candidates))
         self.history: list[tuple[int, ...]] = []  # alive candidates of every block evaluated
 
-    def add(self, errors: torch.Tensor) -> None:
+    @property
+    def evaluations(self) -> int:
+        """Denoiser rows spent."""
+        return sum(count * cost for count, cost in zip(self.counts, self.costs, strict=True))
+
+    def add(self, errors: Tensor) -> None:
         """Append one block: errors [len(alive), n], rows in the order of `alive`."""
         start = self.counts[self.alive[0]]
         columns = slice(start, start + errors.shape[1])
@@ -40,23 +56,28 @@ class ErrorTable:
             self.counts[candidate] = columns.stop
         self.history.append(self.alive)
 
-    def row(self, candidate: int) -> torch.Tensor:
+    def row(self, candidate: int) -> Tensor:
         """All errors of one candidate so far, in the order of evaluation. [counts[candidate]]."""
         return self.errors[candidate, : self.counts[candidate]]
 
-    def means(self) -> torch.Tensor:
+    def means(self) -> Tensor:
         """Mean error per candidate over what it has seen, summed in float64; NaN before its first sample. [C]."""
-        return self.errors.double().nanmean(dim=1)
+        return self._weighted(slice(None)).nanmean(dim=1)
 
     def ranked(self, candidates: Sequence[int]) -> tuple[int, ...]:
         """Sort candidates by their mean error, best first; ties keep the given order."""
         means = self.means().tolist()
         return tuple(sorted(candidates, key=lambda c: means[c]))
 
-    def difference(self, candidate: int, other: int) -> torch.Tensor:
+    def difference(self, candidate: int, other: int) -> Tensor:
         """Paired error(candidate) - error(other) on their common samples, float64. [min(counts)]."""
-        common = min(self.counts[candidate], self.counts[other])
-        return self.errors[candidate, :common].double() - self.errors[other, :common].double()
+        common = self._weighted([candidate, other])[:, : min(self.counts[candidate], self.counts[other])]
+        return common[0] - common[1]
+
+    def gaps(self, leader: int, others: Sequence[int]) -> Tensor:
+        """Paired error(other) - error(leader) of candidates that have seen as much as the leader, float64. [R, n]."""
+        seen = self._weighted([leader, *others])[:, : self.counts[leader]]
+        return seen[1:] - seen[:1]
 
     def margin(self, winner: int, rivals: Sequence[int]) -> Margin | None:
         """Compare the winner with its runner-up; None when there is no rival.
@@ -71,3 +92,6 @@ class ErrorTable:
         gap = self.difference(rival, winner)  # [n]
         error = (gap.std() / len(gap) ** 0.5).item() if len(gap) > 1 else float("nan")
         return Margin(rival, gap.mean().item(), error, len(gap))
+
+    def _weighted(self, rows: slice | list[int]) -> Tensor:
+        return self.errors[rows].double() * self.weights  # [R, N]

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perception.commands.classify_rules import add_rule_arguments, chosen_rule
 from perception.commands.common import (
     add_backbone_arguments,
     add_job_arguments,
-    comma_ints,
     comma_list,
     job_options,
     load_backbone_from,
@@ -20,17 +20,17 @@ from perception.commands.extract import size_pair
 from perception.errors import UserError
 
 if TYPE_CHECKING:
+    from perception.classification.learned import Learned
     from perception.classification.prompts import PromptSet
-    from perception.classification.schedule import StoppingRule
     from perception.commands.classify_job import ClassifyOptions
     from perception.engine.items import Item
 
 SUMMARY = "label images with your own classes, without training"
 EXAMPLES = """perception classify photos/ --classes cat,dog,horse --out runs/labels
-perception classify photos/ --prompts prompts.csv --samples 25,250 --keep 5,1 --loss l1 --out runs/labels
+perception classify photos/ --prompts prompts.csv --confidence 0.999 --budget 2000 --loss l1 --out runs/labels
+perception classify photos/ --prompts pets --preset pets --method fixed --out runs/pets    # as published
 perception classify labelled/ --out runs/scores            # one sub-folder per class: prints the accuracy
 perception classify photos/ --classes cat,dog --dry-run    # what it would cost"""
-SAMPLES, KEEP = (20, 100), (3, 1)  # for ten classes 440 evaluations per image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE",
         help="CSV with the columns prompt,classname,classidx; or a text file with a class per line; or a published "
-        "table: aircraft, cifar10, cifar100, flowers, food, mnist, pets, stl10",
+        "table: aircraft, cifar10, cifar100, flowers, food, imagenet, mnist, objectnet, pets, stl10",
     )
     group.add_argument(
         "--template",
@@ -72,27 +72,7 @@ def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
-    group.add_argument(
-        "--method",
-        choices=("fixed", "exhaustive"),
-        default="fixed",
-        help="fixed: drop the worst candidates stage by stage; exhaustive: all candidates on all samples "
-        "(default: fixed)",
-    )
-    group.add_argument("--preset", metavar="NAME", help="published --samples, --keep and --loss of a data set")
-    group.add_argument(
-        "--samples",
-        type=comma_ints,
-        metavar="N,N",
-        help=f"noise samples per candidate up to the end of each stage (default: {','.join(map(str, SAMPLES))})",
-    )
-    group.add_argument(
-        "--keep",
-        type=comma_ints,
-        metavar="K,1",
-        help=f"candidates kept after each stage (default: {','.join(map(str, KEEP))})",
-    )
-    group.add_argument("--trials", type=positive_int, default=1, help="noises per timestep (default: 1)")
+    add_rule_arguments(group)
     group.add_argument("--loss", choices=("l2", "l1", "huber"), help="error of the noise prediction (default: l2)")
     group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
     group.add_argument(
@@ -108,6 +88,17 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
     group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
     group.add_argument("--save-errors", action="store_true", help="write each image's errors to OUT/errors")
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="OUT of a run on a few labelled images with --save-errors: adds calibrated probabilities",
+    )
+    group.add_argument(
+        "--learn-weights",
+        action="store_true",
+        help="with a --calibration run of --method exhaustive: weigh the timesteps as those images teach",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -155,11 +146,9 @@ def _options(args: argparse.Namespace, prompts: PromptSet) -> ClassifyOptions:
     from perception.commands.classify_job import ClassifyOptions
 
     chosen = preset(args.preset) if args.preset else None
-    samples = args.samples or (chosen.samples if chosen else SAMPLES)
-    keep = args.keep or (chosen.keep if chosen else KEEP)
     return ClassifyOptions(
         prompts=prompts,
-        rule=_rule(args.method, samples, keep, args.trials),
+        rule=chosen_rule(args, chosen, len(prompts.names) if args.pool == "mean_embed" else len(prompts)),
         loss=args.loss or (chosen.loss if chosen else "l2"),
         pool=args.pool,
         size=args.size,
@@ -170,16 +159,19 @@ def _options(args: argparse.Namespace, prompts: PromptSet) -> ClassifyOptions:
         rows=args.rows,
         share=args.share,
         save_errors=args.save_errors,
+        learned=_learned(args),
     )
 
 
-def _rule(method: str, samples: tuple[int, ...], keep: tuple[int, ...], trials: int) -> StoppingRule:
-    """The stopping rule; `exhaustive` draws as many samples as the last stage of `fixed`."""
-    from perception.classification.schedule import Exhaustive, FixedSchedule
+def _learned(args: argparse.Namespace) -> Learned | None:
+    if args.calibration is None:
+        if args.learn_weights:
+            raise UserError("--learn-weights needs --calibration FOLDER, a run on labelled images to learn from")
+        return None
+    from perception.classification.learned import learn
+    from perception.commands.classify_recorded import read_recorded
 
-    if method == "exhaustive":
-        return Exhaustive(max(samples, default=0), trials)
-    return FixedSchedule(samples, keep, trials)
+    return learn(read_recorded(args.calibration)[1], args.learn_weights)
 
 
 def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
+from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
 from perception.classification.schedule import StoppingRule
@@ -42,6 +43,7 @@ class ClassifyOptions:
     rows: int = 32  # most rows per denoiser call
     share: bool = True  # prefix and text keys/values among candidates
     save_errors: bool = False  # write every single error to OUT/errors
+    learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
 
 
 class Sample(NamedTuple):
@@ -56,14 +58,14 @@ class Sample(NamedTuple):
 class ImageClassifier:
     """Predictor of the classify job (see perception.engine.jobs.Predictor).
 
-    Images are classified one by one, so that every denoiser batch is a function of one image alone and a result does
-    not depend on its neighbours. Raises UserError for sizes the backbone cannot take and for a noise file that does
-    not fit.
+    The images of a batch race together and share denoiser calls: their answers do not depend on the batch, the last
+    digits of their errors may. One by one (the command's default) every call is a function of one image alone.
+    Raises UserError for sizes the backbone cannot take and for a noise file that does not fit.
     """
 
     def __init__(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> None:
         o = options
-        self.classifier = DiffusionClassifier(backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share)
+        self.classifier = DiffusionClassifier(backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned)
         self.size = image_size(backbone, o.size)
         self.transform = ClassifierTransform(self.size, o.interpolation, border=o.border)
         self.noise = self._noise(backbone, options)
@@ -83,11 +85,14 @@ class ImageClassifier:
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
-        return [self._one(sample) for sample in batch]
+        pixels = torch.stack([sample.pixels for sample in batch])
+        results = self.classifier(pixels, [sample.noise_id for sample in batch], self.noise)
+        return [self._outcome(sample, result) for sample, result in zip(batch, results, strict=True)]
 
-    def _one(self, sample: Sample) -> Outcome:
-        (result,) = self.classifier(sample.pixels[None], [sample.noise_id], self.noise)
+    def _outcome(self, sample: Sample, result: Classification) -> Outcome:
         record = self._record(result)
+        if result.probabilities is not None:
+            record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
         if sample.truth is not None:
             record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
         files = {f"errors/{sample.id}.safetensors": self._errors(result)} if self.save_errors else {}
@@ -105,7 +110,8 @@ class ImageClassifier:
             "runner_up": None if margin is None else self.prompts.names[candidates[margin.rival].class_id],
             "margin": None if margin is None else margin.mean,
             "margin_se": None if margin is None or margin.samples < 2 else margin.standard_error,
-            "alive_per_stage": [[candidates[c].name for c in alive] for alive in result.alive[1:]],
+            "rounds": len(result.alive) - 1,
+            "survivors": [candidates[c].name for c in result.survivors],
             "stop": result.stop,
         }
 
@@ -117,7 +123,12 @@ class ImageClassifier:
             "timesteps": torch.tensor([sample.timestep for sample in drawn]),
             "noise": torch.tensor([sample.index for sample in drawn]),
         }
-        return save(tensors, {"candidates": json.dumps([c.name for c in self.classifier.candidates])})
+        candidates = self.classifier.candidates
+        names = {
+            "candidates": json.dumps([c.name for c in candidates]),
+            "classes": json.dumps([self.prompts.names[c.class_id] for c in candidates]),
+        }
+        return save(tensors, names)
 
     def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
         if options.noise is None:
@@ -143,6 +154,7 @@ def _settings(options: ClassifyOptions, size: tuple[int, int]) -> dict[str, Any]
         "border": options.border,
         "noise": f"seed {options.seed}" if options.noise is None else _file_hash(options.noise),
         "save_errors": options.save_errors,
+        **({"calibration": repr(options.learned)} if options.learned else {}),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from perception.backbones import DiffusionBackbone
-from perception.classification.schedule import evaluations
 from perception.commands.classify_job import ClassifyOptions, ImageClassifier
 from perception.engine.plan import CostPlan, Measurement, measure, plan
 
@@ -13,11 +12,13 @@ _LINE_BYTES, _CANDIDATE_BYTES = 600, 120  # of a manifest line
 
 
 def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: int) -> CostPlan:
-    """What classifying so many images would cost: one denoiser call and one VAE call, measured and scaled."""
+    """What classifying so many images would cost at most: one denoiser call and one VAE call, measured and scaled.
+
+    A race that nothing ends early sees the whole grid; on images that the backbone knows it takes a small part of it.
+    """
     job = ImageClassifier(backbone, options)
-    score, candidates = job.classifier.score, job.classifier.candidates
-    rows = sum(len(c.rows) for c in candidates)
-    total = evaluations(options.rule, len(candidates), backbone.num_train_timesteps) * rows // len(candidates)
+    score, total = job.classifier.score, job.classifier.most_evaluations
+    rows = sum(len(c.rows) for c in job.classifier.candidates)
     pixels = torch.zeros(1, 3, *job.size)
     condition = job.classifier.condition
     k = min(rows, options.rows)

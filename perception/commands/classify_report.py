@@ -23,7 +23,7 @@ def report(out: Path, items: Sequence[Item]) -> str:
     if len(records) > MOST_LINES:
         lines.append(f"... and {len(records) - MOST_LINES} more")
     labelled = [record for record in records if "truth" in record]
-    return "\n".join([*lines, "", *accuracy_table(labelled)] if labelled else lines)
+    return "\n".join([*lines, "", *accuracy_table(labelled), *_calibration(labelled)] if labelled else lines)
 
 
 def label_lines(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -51,3 +51,18 @@ def _lead(record: dict[str, Any]) -> str:
     if not record["margin_se"]:
         return ""
     return f"  ({record['margin'] / record['margin_se']:.1f} standard errors ahead of {record['runner_up']})"
+
+
+def _calibration(records: Sequence[dict[str, Any]]) -> list[str]:
+    """How far the probabilities can be believed, when there are any."""
+    if not all("probabilities" in record for record in records):
+        return []
+    import torch
+
+    from perception.metrics.calibration import Calibration
+
+    names = list(records[0]["probabilities"])
+    probabilities = torch.tensor([list(record["probabilities"].values()) for record in records], dtype=torch.float64)
+    state = Calibration.of(probabilities, torch.tensor([names.index(record["truth"]) for record in records]))
+    confidence = probabilities.max(dim=1).values.mean().item()
+    return [f"mean confidence {confidence:.2%}, expected calibration error {state.ece:.2%}"]

@@ -8,6 +8,7 @@ import torch
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import PromptSet, class_prompts
+from perception.classification.racing import PairedT
 from perception.classification.schedule import Decision, Exhaustive, FixedSchedule, Sample
 from perception.errors import UserError
 
@@ -120,9 +121,19 @@ def test_other_rules_need_nothing_but_the_interface(tiny_backbone, latents, pool
 
 def test_equal_prompts_tie_and_the_first_wins(tiny_backbone, latents):
     prompts = PromptSet(("a cat.", "a cat."), (0, 1), ("one", "two"), (0, 1))
-    (result,) = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(2)).classify_latents(latents[:1], ["a"])
+    classifier = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(2))
+    (result,) = classifier.classify_latents(latents[:1], ["a"])
+    assert [candidate.name for candidate in classifier.candidates] == ["a cat. (one)", "a cat. (two)"]
     assert result.label == "one"
     assert result.margin.mean == pytest.approx(0, abs=1e-6)
+
+
+def test_a_hundred_prompts_race(tiny_backbone, latents):
+    prompts = class_prompts([f"thing {i}" for i in range(100)])
+    classifier = DiffusionClassifier(tiny_backbone, prompts, PairedT(9), rows=100)
+    (result,) = classifier.classify_latents(latents[:1, :, :2, :2], ["a"])
+    assert 800 <= result.evaluations <= 900
+    assert result.survivors[0] == result.candidate
 
 
 def test_errors_that_are_not_finite_are_refused(tiny_backbone, latents):

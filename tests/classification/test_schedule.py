@@ -41,6 +41,12 @@ def test_grids_that_do_not_nest_draw_more_than_their_nominal_count():
     assert len(set().union(*stages)) == 500
 
 
+def test_nested_stages_draw_their_nominal_count():
+    rule = FixedSchedule((20, 50, 100, 500), (20, 10, 5, 1), nested=True)
+    assert [len(block) for block in rule.blocks(1000)] == [20, 30, 50, 400]
+    assert evaluations(rule, 101, 1000) == 5120  # the paper's count for Food-101; the released code takes 5570
+
+
 def test_a_count_that_does_not_divide_the_grid_uses_the_low_timesteps_only():
     low, rest = staged_timesteps((7, 20), 1000)
     grid = uniform_grid(20, 1000)

@@ -16,9 +16,11 @@ from perception.classification.scoring import LOSSES
 from perception.classification.transforms import INTERPOLATIONS
 from perception.commands import classify
 from perception.commands.classify_job import ImageClassifier
+from perception.commands.classify_rules import METHODS
 from perception.commands.main import main
 
-QUICK = ("--size", "64", "--samples", "2,4", "--keep", "2,1", "--device", "cpu", "--no-progress")
+QUICK = ("--size", "64", "--device", "cpu", "--no-progress")
+STAGES = ("--samples", "2,4", "--keep", "2,1")
 
 
 @pytest.fixture
@@ -37,8 +39,9 @@ def folder(tmp_path):
 def run(tiny_sd, tmp_path, capsys):
     """Run the command; returns status, stdout, stderr."""
 
-    def call(*arguments, out=tmp_path / "out"):
-        status = main(["classify", "--backbone", str(tiny_sd), "--out", str(out), *QUICK, *map(str, arguments)])
+    def call(*arguments, out=tmp_path / "out", stages=STAGES):
+        options = [*QUICK, *stages, *map(str, arguments)]
+        status = main(["classify", "--backbone", str(tiny_sd), "--out", str(out), *options])
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 
@@ -74,16 +77,16 @@ def test_a_folder_per_class_is_evaluated_and_a_bad_file_costs_one_line(run, fold
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(run, folder, tmp_path, monkeypatch):
     run(folder, out=tmp_path / "whole")
-    finish, calls = ImageClassifier._one, []
+    finish, calls = ImageClassifier.__call__, []
 
-    def interrupted(self, sample):
-        calls.append(sample.id)
+    def interrupted(self, batch):
+        calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return finish(self, sample)
+        return finish(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageClassifier, "_one", interrupted)
+        patch.setattr(ImageClassifier, "__call__", interrupted)
         status, _, complaint = run(folder)
     assert status == 130
     assert "run the same command again to resume" in complaint
@@ -92,14 +95,42 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(run, folder, tmp_path, mon
     assert (tmp_path / "out/manifest.jsonl").read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
 
 
-def test_an_answer_does_not_depend_on_neighbours_name_or_batch_size(run, folder, tmp_path):
-    run(folder, "--classes", "cat,dog", "--batch-size", 3)
-    together = _records(tmp_path / "out")[3]
+def test_an_answer_does_not_depend_on_neighbours_or_name(run, folder, tmp_path):
+    run(folder, "--classes", "cat,dog")
+    among = _records(tmp_path / "out")[3]
     moved = (folder / "fire_truck" / "1.png").rename(tmp_path / "other name.png")
     run(moved, "--classes", "cat,dog", out=tmp_path / "alone")
     (alone,) = _records(tmp_path / "alone")
     assert alone["id"] == "other name.png"
-    assert {**alone, "id": together["id"]} == together
+    assert {**alone, "id": among["id"]} == among
+
+
+def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
+    """To rounding: another batch is another matrix product."""
+    arguments = ("--classes", "cat,dog,fire truck", "--samples", "30")
+    run(folder, *arguments, out=tmp_path / "single", stages=())
+    run(folder, *arguments, "--batch-size", 3, stages=())
+    for single, batched in zip(_records(tmp_path / "single"), _records(tmp_path / "out"), strict=True):
+        assert {key: batched[key] for key in ("label", "evaluations", "survivors", "stop", "rounds", "samples")} == {
+            key: single[key] for key in ("label", "evaluations", "survivors", "stop", "rounds", "samples")
+        }
+        assert batched["errors"] == pytest.approx(single["errors"], rel=1e-5)
+
+
+def test_racing_is_the_default_and_reports_itself(run, folder, tmp_path):
+    image = folder / "cat" / "0.png"
+    status, _, _ = run(image, "--classes", "cat,dog,bird", "--samples", "20", stages=())
+    assert status == 0
+    (record,) = _records(tmp_path / "out")
+    assert record["stop"] in ("one class left", "grid completed")
+    assert record["survivors"][0] == record["prompt"]
+    assert record["evaluations"] == sum(record["samples"].values()) <= 3 * 20
+    assert max(record["samples"].values()) == record["samples"][record["prompt"]] == 8 + 5 * (record["rounds"] - 1)
+
+    run(image, "--classes", "cat,dog,bird", "--samples", "20", "--budget", "24", out=tmp_path / "short", stages=())
+    (record,) = _records(tmp_path / "short")
+    assert record["evaluations"] == 24
+    assert record["stop"] in ("one class left", "budget spent")
 
 
 def test_prompt_file_templates_noise_file_and_saved_errors(run, folder, tmp_path):
@@ -109,7 +140,8 @@ def test_prompt_file_templates_noise_file_and_saved_errors(run, folder, tmp_path
     image = folder / "cat" / "0.png"
     arguments = ("--prompts", tmp_path / "p.csv", "--noise", tmp_path / "n.npy", "--save-errors")
     arguments += ("--method", "exhaustive")
-    status, printed, _ = run(image, *arguments)
+    whole = ("--samples", "4")
+    status, printed, _ = run(image, *arguments, stages=whole)
     assert status == 0
     assert printed.startswith("0.png  ")
     (record,) = _records(tmp_path / "out")
@@ -122,7 +154,7 @@ def test_prompt_file_templates_noise_file_and_saved_errors(run, folder, tmp_path
     means = saved["errors"].double().mean(1).tolist()
     assert means == pytest.approx(list(record["errors"].values()))
 
-    run(image, *arguments, "--pool", "mean_error", out=tmp_path / "pooled")
+    run(image, *arguments, "--pool", "mean_error", out=tmp_path / "pooled", stages=whole)
     (pooled,) = _records(tmp_path / "pooled")
     assert list(pooled["errors"]) == ["cat", "nothing"]
     assert pooled["errors"]["cat"] == pytest.approx(sum(means[:2]) / 2, rel=1e-5)
@@ -142,6 +174,27 @@ def test_another_setting_in_the_same_folder_is_refused(run, folder):
     assert "loss = 'l2' (now 'l1')" in complaint
 
 
+def test_labelled_images_calibrate_and_weigh_a_later_run(run, folder, tmp_path):
+    few = tmp_path / "few"
+    run(folder, "--method", "exhaustive", "--samples", "12", "--save-errors", out=few, stages=())
+    arguments = ("--samples", "20", "--calibration", few)
+    status, printed, _ = run(folder, *arguments, out=tmp_path / "sure", stages=())
+    assert status == 0
+    assert "expected calibration error" in printed
+    for record in _records(tmp_path / "sure"):
+        assert sum(record["probabilities"].values()) == pytest.approx(1)
+        assert max(record["probabilities"], key=record["probabilities"].get) == record["label"]
+    status, _, _ = run(folder / "cat" / "0.png", *arguments, "--classes", "cat,dog", "--learn-weights", stages=())
+    assert status == 0
+    assert "timesteps=(41, 124," in (tmp_path / "out" / "job.json").read_text()
+    status, _, complaint = run(folder, "--learn-weights", out=tmp_path / "none", stages=())
+    assert status == 2
+    assert "--learn-weights needs --calibration FOLDER" in complaint
+    status, _, complaint = run(folder, "--calibration", tmp_path / "sure", out=tmp_path / "none", stages=())
+    assert status == 2
+    assert "holds no errors" in complaint
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -151,6 +204,9 @@ def test_another_setting_in_the_same_folder_is_refused(run, folder):
         ((".", "--evaluate", "--classes", "cat,dog"), "folder name 'fire_truck' is none of the classes (cat, dog)"),
         ((".", "--preset", "dogs"), "unknown preset 'dogs'; choose one of food,"),
         ((".", "--keep", "1"), "samples 2,4 and keep 1 must name the same stages"),
+        ((".", "--budget", "9"), "--budget has no meaning for --method fixed"),
+        ((".", "--method", "racing"), "--keep has no meaning for --method racing"),
+        ((".", "--confidence", "0.9"), "--confidence has no meaning for --method fixed"),
         ((".", "--size", "63"), "both sides must be multiples of 8"),
         ((".", "--noise", "n.npy"), "the noise file n.npy"),
         ((".", "--prompts", "p.csv"), "no prompt table or file 'p.csv'"),
@@ -165,6 +221,31 @@ def test_bad_input_gets_one_sentence(run, folder, monkeypatch, arguments, senten
     assert complaint.startswith("perception: ")
     assert complaint.count("\n") == 1
     assert sentence in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--samples", "2,4"), "--samples of --method racing is one number, such as --samples 4"),
+        (("--confidence", "1"), "a confidence of 1.0 is not between 0.5 and 1"),
+        (("--budget", "10"), "a budget of 10 evaluations per image is less than the first 8 samples of 2 candidates"),
+        (("--method", "successive_halving", "--confidence", "0.9"), "--confidence has no meaning"),
+        (("--method", "exhaustive", "--budget", "100"), "--budget has no meaning for --method exhaustive"),
+    ],
+)
+def test_bad_racing_options_get_one_sentence(run, folder, arguments, sentence):
+    status, _, complaint = run(folder, *arguments, stages=())
+    assert status == 2
+    assert sentence in complaint
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_answers_and_counts_alike(run, folder, tmp_path, method):
+    stages = STAGES if method == "fixed" else ("--samples", "16")
+    run(folder / "cat" / "0.png", "--classes", "cat,dog", "--method", method, stages=stages)
+    (record,) = _records(tmp_path / "out")
+    assert record["label"] in ("cat", "dog")
+    assert record["evaluations"] == sum(record["samples"].values())
 
 
 def test_choices_of_the_help_are_those_of_the_library():

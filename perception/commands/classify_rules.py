@@ -1,0 +1,105 @@
+"""The options of `perception classify` that say which samples are drawn and when to stop."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from perception.commands.common import comma_ints, positive_int
+from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.classification.presets import Preset
+    from perception.classification.schedule import StoppingRule
+
+METHODS = {
+    "racing": "drop a class once the rest of the grid would hardly prefer it; ends duels that no grid decides",
+    "paired_t": "the same, until the whole grid's decision is foreseen",
+    "confseq": "anytime-valid bounds: the most careful, the most evaluations",
+    "successive_halving": "keep the better half each time",
+    "fixed": "the published stages, --samples N,N --keep K,1",
+    "exhaustive": "all candidates on all samples",
+}
+SAMPLES, KEEP, GRID = (20, 100), (3, 1), (250,)  # fixed: for ten classes 440 evaluations per image
+CONFIDENCE = 0.99
+_RACES = ("racing", "paired_t", "confseq", "successive_halving")
+
+
+def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
+    """--method and what belongs to it."""
+    group.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        help="; ".join(f"{name}: {what}" for name, what in METHODS.items()) + " (default: racing; fixed with --keep)",
+    )
+    group.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="of dropping a class rightly, per comparison: racing, paired_t, confseq (default: 0.99)",
+    )
+    group.add_argument(
+        "--budget", type=positive_int, metavar="N", help="most denoiser evaluations per image (default: whole grid)"
+    )
+    group.add_argument("--preset", metavar="NAME", help="published --samples, --keep and --loss of a data set")
+    group.add_argument(
+        "--samples",
+        type=comma_ints,
+        metavar="N",
+        help=f"noise samples per candidate at most (default: {GRID[0]}); fixed: N,N up to the end of each stage "
+        f"(default: {','.join(map(str, SAMPLES))})",
+    )
+    group.add_argument(
+        "--keep",
+        type=comma_ints,
+        metavar="K,1",
+        help=f"fixed: candidates kept after each stage (default: {','.join(map(str, KEEP))})",
+    )
+    group.add_argument("--trials", type=positive_int, default=1, help="noises per timestep (default: 1)")
+
+
+def chosen_rule(args: argparse.Namespace, preset: Preset | None, rows: int) -> StoppingRule:
+    """The stopping rule of parsed arguments, for so many denoiser rows per sample.
+
+    Raises UserError for options that the method does not know, and for numbers out of range.
+    """
+    from perception.classification.schedule import Exhaustive, FixedSchedule
+
+    method = args.method or ("fixed" if args.keep is not None else "racing")
+    _refuse_foreign(args, method)
+    if method == "fixed":
+        samples = SAMPLES if args.samples is None else args.samples
+        keep = KEEP if args.keep is None else args.keep
+        if preset:
+            samples, keep = args.samples or preset.samples, args.keep or preset.keep
+        return FixedSchedule(samples, keep, args.trials)
+    samples = args.samples or (preset.samples[-1:] if preset else GRID)
+    if len(samples) != 1:
+        raise UserError(f"--samples of --method {method} is one number, such as --samples {max(samples)}")
+    rule = Exhaustive(samples[0], args.trials) if method == "exhaustive" else _race(args, method, samples[0])
+    rule.most_alive(rows)
+    return rule
+
+
+def _race(args: argparse.Namespace, method: str, samples: int) -> StoppingRule:
+    from perception.classification.racing import ConfidenceSequence, PairedT, SuccessiveHalving
+
+    confidence = CONFIDENCE if args.confidence is None else args.confidence
+    common = (samples, args.trials, args.budget)
+    if method == "successive_halving":
+        return SuccessiveHalving(*common)
+    if method == "confseq":
+        return ConfidenceSequence(*common, confidence=confidence)
+    doubt = 0.0 if method == "paired_t" else PairedT.doubt
+    return PairedT(*common, confidence=confidence, doubt=doubt)
+
+
+def _refuse_foreign(args: argparse.Namespace, method: str) -> None:
+    known = {
+        "keep": method == "fixed",
+        "budget": method in _RACES,
+        "confidence": method in _RACES[:3],
+    }
+    for option, fits in known.items():
+        if getattr(args, option) is not None and not fits:
+            raise UserError(f"--{option} has no meaning for --method {method}; leave it out or choose another method")

@@ -1,0 +1,91 @@
+"""Where the work of the zero-shot classifier goes, from the released schedule to racing in full batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from perception.backbones import DiffusionBackbone
+from perception.classification import DiffusionClassifier, FixedSchedule, PairedT, PromptSet
+from perception.classification.schedule import StoppingRule
+
+HEADER = f"{'':<44} {'evaluations':>11} {'GFLOP':>10} {'seconds':>9} {'right':>6}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One way of classifying the same images; numbers per image."""
+
+    name: str
+    evaluations: float  # denoiser rows
+    gflop: float  # 1e9 floating-point operations, a multiply-add counts as two
+    seconds: float
+    accuracy: float
+
+    def render(self) -> str:
+        """One line of the printed table."""
+        return f"{self.name:<44} {self.evaluations:11.1f} {self.gflop:10.1f} {self.seconds:9.3f} {self.accuracy:6.1%}"
+
+
+def waterfall(
+    backbone: DiffusionBackbone,
+    images: Tensor,  # [B, 3, H, W] in [0, 1]
+    truth: Sequence[int],  # class of each image
+    prompts: PromptSet,
+    stages: tuple[int, ...] = (25, 250),
+    keep: tuple[int, ...] = (5, 1),
+    rows: int = 32,  # most rows per denoiser call
+) -> Iterator[Step]:
+    """Yield the steps in order; each keeps what the one before has gained."""
+    reference = FixedSchedule(stages, keep)
+    racing = PairedT(max(stages))
+    ways: list[tuple[str, StoppingRule, bool, bool]] = [
+        ("released schedule", reference, False, False),
+        ("nominal counts", FixedSchedule(stages, keep, nested=True), False, False),
+        ("racing", racing, False, False),
+        ("+ shared prefix, cached keys and values", racing, True, False),
+        ("+ images together", racing, True, True),
+    ]
+    for name, rule, share, together in ways:
+        classifier = DiffusionClassifier(backbone, prompts, rule, rows=rows, share=share)
+        yield _step(name, classifier, backbone.encode(images), truth, together)
+
+
+def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: bool) -> Step:
+    count = len(latents)
+    batches = [range(count)] if together else [range(i, i + 1) for i in range(count)]
+
+    def classify() -> list[tuple[int, int]]:
+        answers = [
+            classifier.classify_latents(latents[list(batch)], [f"image {i}" for i in batch]) for batch in batches
+        ]
+        return [(answer.class_id, answer.evaluations) for part in answers for answer in part]
+
+    with FlopCounterMode(display=False) as counter:
+        answers = classify()  # also fills caches
+    started = time.perf_counter()
+    classify()
+    seconds = time.perf_counter() - started
+    return Step(
+        name=name,
+        evaluations=sum(evaluations for _, evaluations in answers) / count,
+        gflop=counter.get_total_flops() / 1e9 / count,
+        seconds=seconds / count,
+        accuracy=sum(guess == right for (guess, _), right in zip(answers, truth, strict=True)) / count,
+    )
+
+
+def world_objects(count: int, size: int) -> tuple[Tensor, list[int], PromptSet]:
+    """Held-out objects of the miniature world, [count, 3, size, size], their classes, and ten prompts."""
+    from perception.classification import class_prompts
+    from perception.data.world import TEN_OBJECTS, TEST_SEED, render_object
+
+    truth = [index % len(TEN_OBJECTS) for index in range(count)]
+    drawn = [render_object(TEST_SEED, index, TEN_OBJECTS[c], size).image for index, c in enumerate(truth)]
+    pixels = torch.stack([torch.from_numpy(image.copy()) for image in drawn]).permute(0, 3, 1, 2)  # [B, 3, H, W]
+    return pixels / 255, truth, class_prompts(TEN_OBJECTS)

@@ -1,0 +1,26 @@
+"""The waterfall of the classifier on a tiny backbone: the same images in five ways."""
+
+import torch
+
+from perception.classification import class_prompts
+from perception.engine.waterfall import waterfall, world_objects
+
+
+def test_steps_count_what_they_evaluate(tiny_backbone):
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    prompts = class_prompts(["cat", "dog", "red car"])
+    steps = list(waterfall(tiny_backbone, images, [0], prompts, stages=(2, 3, 8), keep=(3, 2, 1)))
+    evaluations = [step.evaluations for step in steps]
+    assert evaluations[0] == 3 * 2 + 3 * 3 + 2 * 3  # the grids of 2 and 3 of 8 do not nest
+    assert evaluations[1] == 3 * 3 + 2 * 5
+    assert evaluations[2:] == [3 * 8] * 3  # a grid of one first block
+    assert steps[3].gflop < steps[2].gflop
+    assert all(f"{step.evaluations:.1f}" in step.render() for step in steps)
+
+
+def test_objects_come_with_their_classes():
+    images, truth, prompts = world_objects(12, 64)
+    assert images.shape == (12, 3, 64, 64)
+    assert (images.min() >= 0, images.max() <= 1) == (True, True)
+    assert truth[10:] == [0, 1]
+    assert prompts.prompts[truth[11]] == "a photo of a bus."

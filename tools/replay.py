@@ -1,0 +1,72 @@
+"""Compare stopping rules of the zero-shot classifier on recorded errors: evaluations, accuracy, agreement.
+
+perception classify runs/objects --method exhaustive --samples 250 --save-errors --out runs/objects_grid
+python tools/replay.py runs/objects_grid
+python tools/replay.py runs/objects_grid --stages 25,250 --keep 5,1 --confidence 0.95 0.99 0.999
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perception.classification.schedule import StoppingRule
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recorded", type=Path, help="OUT of an exhaustive run with --save-errors")
+    parser.add_argument("--stages", default="25,250", help="samples of the reference schedule (default %(default)s)")
+    parser.add_argument("--keep", default="5,1", help="candidates it keeps (default %(default)s)")
+    parser.add_argument(
+        "--confidence", nargs="+", type=float, default=[0.95, 0.99, 0.999], help="of the races (default %(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print one line per rule."""
+    args = parse(argv)
+    from perception.classification.replay import SIGNIFICANT, summarise, whole_grid
+    from perception.commands.classify_recorded import read_recorded
+
+    names, images = read_recorded(args.recorded)
+    grid = images[0].errors.shape[1]
+    leads = [whole_grid(image)[1] for image in images]
+    sure = sum(lead > SIGNIFICANT for lead in leads)
+    print(f"{len(images)} images, {len(names)} classes, {len(images[0].classes)} prompts, grid of {grid}")
+    print(f"the whole grid leads by more than {SIGNIFICANT} standard errors on {sure} images, least {min(leads):.1f}")
+    print(
+        f"{'rule':<36} {'evaluations':>11} {'of fixed':>9} {'most':>6} {'accuracy':>9} {'agree':>8} {'agree, all':>10}"
+    )
+    reference = None
+    for name, rule in rules(args, grid):
+        row = summarise(rule, images)
+        reference = reference or row.evaluations
+        print(
+            f"{name:<28} {row.evaluations:11.1f} {'1/%.1f' % (reference / row.evaluations):>9} {row.most:6d} "
+            f"{row.accuracy:9.2%} {row.agreement:8.2%} {row.agreement_all:10.2%}",
+            flush=True,
+        )
+
+
+def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRule]]:
+    """The reference schedule first, then what is compared with it."""
+    from perception.classification import ConfidenceSequence, Exhaustive, FixedSchedule, PairedT, SuccessiveHalving
+    from perception.commands.common import comma_ints
+
+    yield f"fixed {args.stages} keep {args.keep}", FixedSchedule(comma_ints(args.stages), comma_ints(args.keep))
+    yield "exhaustive", Exhaustive(grid)
+    yield "successive_halving", SuccessiveHalving(grid)
+    for confidence in args.confidence:
+        yield f"racing {confidence}", PairedT(grid, confidence=confidence)
+        yield f"paired_t {confidence}", PairedT(grid, confidence=confidence, doubt=0.0)
+        yield f"confseq {confidence}", ConfidenceSequence(grid, confidence=confidence)
+
+
+if __name__ == "__main__":
+    main()
