@@ -1,4 +1,5 @@
-"""How the embedded `mini` backbone is made: corpus -> autoencoder -> text encoder and denoiser -> export.
+"""How the embedded backbones are made. `mini`: corpus -> autoencoder -> text encoder and denoiser -> export.
 
-The entry point is tools/train_mini.py.
+`mini-dit` (modules dit*): denoiser on pixels -> tuning against wrong classes -> export.
+The entry points are tools/train_mini.py and tools/train_mini_dit.py.
 """
