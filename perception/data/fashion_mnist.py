@@ -56,15 +56,18 @@ def load_fashion_mnist(folder: Path, split: Literal["train", "test"]) -> tuple[N
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array in a gzipped IDX file of unsigned bytes.
+    """The array in an IDX file of unsigned bytes (LeCun 1998), gzipped if its name ends with .gz; read-only.
 
     Raises:
-        UserError: when the file is not gzip, not IDX of unsigned bytes, or holds fewer or more bytes than it announces.
+        UserError: when a .gz is not gzip, the file is not IDX of unsigned bytes, or holds fewer or more bytes than it
+            announces.
     """
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
     # magic number: two zero bytes, element type, number of dimensions; then one big-endian int32 per dimension
     if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise UserError(f"{path} does not begin as an IDX file of unsigned bytes; fetch it again.")

@@ -33,6 +33,12 @@ def test_reads_pictures_and_labels(folder: Path) -> None:
     images += 0  # an array of its own, not a read-only view of the file
 
 
+def test_an_unpacked_file_reads_alike(folder: Path) -> None:
+    plain = folder / LABELS.removesuffix(".gz")
+    plain.write_bytes(gzip.decompress((folder / LABELS).read_bytes()))
+    assert np.array_equal(read_idx(plain), read_idx(folder / LABELS))
+
+
 def test_missing_files_are_named(folder: Path) -> None:
     (folder / LABELS).unlink()
     with pytest.raises(UserError, match=f"lacks {LABELS}; expected the gzipped files of"):
