@@ -1,0 +1,160 @@
+"""A frozen backbone told the layout by control networks (Zhang et al. 2023), several of them if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from perception.backbones import Condition, DiffusionBackbone, Prediction, sharing
+from perception.backbones.unet_family import UNetDenoiser
+from perception.errors import UserError
+
+ControlledRows = Literal["both", "conditional", "guess"]
+Residuals = tuple[list[Tensor], Tensor]  # of the skip connections in order, of the middle block
+
+
+class ControlledDenoiser:
+    """The denoiser of `backbone` with the residuals of all control networks added; weights are shared, not copied.
+
+    The style swap is the choice of the backbone: control networks are trained on the source-style denoiser and used
+    with the prior one.
+
+    Raises:
+        UserError: for no control network, one that does not fit the backbone, or another number of scales.
+    """
+
+    def __init__(
+        self,
+        backbone: DiffusionBackbone,
+        controls: Sequence[nn.Module],  # diffusers ControlNetModel
+        scales: Sequence[float] | None = None,  # of the residuals, one per control network; None: 1
+        told: ControlledRows = "both",  # rows of a guided batch with control; "guess": diffusers' guess mode
+    ) -> None:
+        self.backbone = backbone
+        self.controls: tuple[Any, ...] = tuple(controls)
+        self.scales = tuple(scales) if scales is not None else (1.0,) * len(self.controls)
+        self.told = told
+        self._rows = [sharing.TextRows() for _ in self.controls]
+        if not self.controls or len(self.scales) != len(self.controls):
+            raise UserError(
+                f"{len(self.controls)} control networks were given with {len(self.scales)} scales; "
+                "expected at least one network and one scale for each"
+            )
+        for control in self.controls:
+            check_control(control, backbone)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the control image of each network."""
+        return tuple(control.config["conditioning_channels"] for control in self.controls)
+
+    def embed(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Control images [N, C, H, W], one tensor per network -> embeddings [N, D, h, w].
+
+        They depend neither on the timestep nor on the text. Raises UserError for another number of channels.
+        """
+        if tuple(image.shape[1] for image in images) != self.channels:
+            found = ", ".join(str(image.shape[1]) for image in images)
+            expected = ", ".join(map(str, self.channels))
+            raise UserError(f"the control images have {found} channels; these control networks take {expected}")
+        return [
+            control.controlnet_cond_embedding(image.to(control.device, control.dtype).contiguous())
+            for control, image in zip(self.controls, images, strict=True)
+        ]
+
+    def __call__(
+        self,
+        x_t: Tensor,  # [N, C, h, w]
+        t: int | Tensor,  # one timestep, or one per row
+        condition: Condition,  # N rows
+        embeddings: Sequence[Tensor],  # of `embed`, [M, D, h, w] per network
+        guided: bool = False,  # rows are [unconditional M, conditional M]: N = 2 M; False: N = M
+    ) -> Prediction:
+        """One call of the control networks and the denoiser; both halves of a guided batch share their embedding."""
+
+        def inject(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            down, mid = self._residuals(args[0], args[1], kwargs, embeddings, guided, condition.keys)
+            added = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+            return args, kwargs | added
+
+        handle = self.backbone.unet.register_forward_pre_hook(inject, with_kwargs=True)
+        try:
+            return self.backbone.denoise(x_t, t, condition)
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def cached_text(self) -> Iterator[None]:
+        """Inside, text keys and values are computed once per prompt, in the denoiser and in every control network."""
+        with ExitStack() as stack:
+            stack.enter_context(self.backbone.cached_text())
+            for control, rows in zip(self.controls, self._rows, strict=True):
+                stack.enter_context(sharing.cached_text(UNetDenoiser(control).text_attentions(), rows))
+            yield
+
+    def _residuals(
+        self,
+        x_t: Tensor,
+        time: Tensor,
+        told: dict[str, Any],  # keyword arguments of the denoiser
+        embeddings: Sequence[Tensor],
+        guided: bool,
+        keys: tuple[str, ...] | None,
+    ) -> Residuals:
+        """The sum over all control networks; zeros for rows that are not controlled."""
+        skipped = len(x_t) // 2 if guided and self.told != "both" else 0  # unconditional rows come first
+        rows = slice(skipped, None)
+        text, added = told["encoder_hidden_states"][rows], told["added_cond_kwargs"]
+        if added is not None:
+            added = {name: value[rows] for name, value in added.items()}
+        every = None if keys is None else (keys * len(x_t) if len(keys) == 1 else keys)[rows]
+        outputs = []
+        for number, (control, embedding) in enumerate(zip(self.controls, embeddings, strict=True)):
+            image = embedding.repeat((len(x_t) - skipped) // len(embedding), 1, 1, 1)
+            self._rows[number].keys = every
+            cast = [value.to(control.dtype) for value in (x_t[rows], text, image)]
+            with _given_embedding(control):
+                outputs += [
+                    control(
+                        cast[0], time[rows], cast[1], cast[2], self.scales[number], added_cond_kwargs=added,
+                        guess_mode=self.told == "guess", return_dict=False,
+                    )
+                ]  # fmt: skip
+        downs = [_summed(parts, x_t, skipped) for parts in zip(*(down for down, _ in outputs), strict=True)]
+        return downs, _summed([mid for _, mid in outputs], x_t, skipped)
+
+
+def check_control(control: nn.Module, backbone: DiffusionBackbone) -> None:
+    """UserError unless a control network fits the denoiser: latent channels, text width, blocks."""
+    ours: Any = control.config
+    theirs: Any = backbone.unet.config
+    if "block_out_channels" not in theirs:
+        raise UserError(f"{backbone.name} has no UNet; control networks work with Stable Diffusion 1.x, 2.x and XL")
+    for key in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
+        if ours[key] != theirs[key]:
+            raise UserError(
+                f"the control network's {key} is {ours[key]} and the denoiser's {theirs[key]}; "
+                f"use a control network that was made for {backbone.name}"
+            )
+
+
+def _summed(parts: Sequence[Tensor], like: Tensor, skipped: int) -> Tensor:
+    """The sum of all control networks' residuals in the denoiser's dtype, behind `skipped` rows of zeros."""
+    total = torch.stack(list(parts)).sum(0) if len(parts) > 1 else parts[0]
+    rows = total.to(like.dtype)
+    return torch.cat([rows.new_zeros(skipped, *rows.shape[1:]), rows]) if skipped else rows
+
+
+@contextmanager
+def _given_embedding(control: Any) -> Iterator[None]:
+    """Inside, the control network takes the embedding of the control image in place of the image."""
+    layer = control.controlnet_cond_embedding
+    control.controlnet_cond_embedding = nn.Identity()
+    try:
+        yield
+    finally:
+        control.controlnet_cond_embedding = layer

@@ -1,0 +1,111 @@
+"""The README.md of a generated set: what is in it, how it was made, how to load it, what its licences ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perception.generation.catalogue import Record
+
+_MMSEG = """```python
+train_dataset = dict(
+    type="BaseSegDataset", data_root="PATH/TO/THIS/FOLDER", data_prefix=dict(img_path="images", seg_map_path="labels"),
+    img_suffix=".png", seg_map_suffix="_labelTrainIds.png", ignore_index=255, reduce_zero_label=False,
+    metainfo=dict(classes={classes}),
+    pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
+)
+```"""
+_FILES = """| path | what |
+|---|---|
+| `images/ID.png` | the generated image, RGB |
+| `labels/ID_labelTrainIds.png` | the label map it was made from: 8-bit class ids, 255 = ignore |
+| `manifest.jsonl` | one line per sample: source label map and its SHA-256, crop, class, prompt, seed, sampler, models, \
+licences, SHA-256 of both files |
+| `sample_class_stats.json`, `sample_class_stats_dict.json`, `samples_with_class.json` | pixels per class, for rare \
+class sampling |
+| `preview.png` | image, labels and both mixed, of samples from all over the set |
+| `job.json` | the options of the job |
+
+Check the files with `perception generate --verify FOLDER`."""
+
+
+def dataset_card(
+    records: Sequence[Record],  # finished samples, at least one
+    failed: int,  # label maps x repetitions that could not be used
+    names: Sequence[str],  # class names by id
+) -> str:
+    """Markdown; a function of the records alone, so that the same job writes the same card."""
+    first = records[0]
+    sections = {
+        "Files": _FILES,
+        "Use with mmsegmentation": _MMSEG.format(classes=tuple(names)),
+        "Licences": _licences(records),
+        "Models": _models(first),
+        "Domains": _table(
+            ("domain", "samples"), Counter(record["domain"] or "(class names alone)" for record in records)
+        ),
+        "Classes": _classes(records, names),
+        "Prompts": _prompts(records),
+        "Limits": _LIMITS,
+    }
+    counts = f"{len(records)} samples of {len({record['source'] for record in records})} label maps"
+    missing = f"; {failed} samples could not be made (`manifest.jsonl` says why)" if failed else ""
+    head = f"# Generated street scenes\n\n{counts}{missing}. Made with `perception generate` (DGInStyle, arXiv 2312.03048)."
+    return "\n\n".join([head, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+_LIMITS = (
+    "The images follow their label maps only as well as the control network does; none was looked at by a person, and "
+    "no sample was filtered by this job. No safety checker was active. Times of day and dates are not recorded, so that "
+    "the same job writes the same bytes."
+)
+
+
+def _licences(records: Sequence[Record]) -> str:
+    licences: Mapping[str, Any] = records[0]["licences"]
+    model = records[0]["model"]
+    rows = [
+        ("backbone", model["backbone"], licences["backbone"]),
+        *(("control network", n, t) for n, t in zip(model["controls"], licences["controls"], strict=True)),
+        ("source label maps", "", licences["labels"]),
+    ]
+    lines = [f"| {part} | {name} | {licence} |" for part, name, licence in rows]
+    note = (
+        "A share-alike licence of a control network, and the use restrictions of a backbone, hold for these images too."
+    )
+    return "\n".join(["| part | name | licence |", "|---|---|---|", *lines, "", note])
+
+
+def _models(record: Record) -> str:
+    model, sampler = record["model"], record["sampler"]
+    rows = [f"backbone `{model['backbone']}`, fingerprint `{model['backbone_fingerprint']}`"]
+    rows += [
+        f"control network `{name}`, fingerprint `{digest}`"
+        for name, digest in zip(model["controls"], model["control_fingerprints"], strict=True)
+    ]
+    rows += [f"{key}: {value}" for key, value in sampler.items()]
+    rows += [f"{key} {value}" for key, value in record.get("versions", {}).items()]
+    return "\n".join(f"- {row}" for row in rows)
+
+
+def _classes(records: Sequence[Record], names: Sequence[str]) -> str:
+    pixels: Counter[str] = Counter()
+    samples: Counter[str] = Counter()
+    for record in records:
+        pixels.update(record["class_pixels"])
+        samples.update(record["class_pixels"].keys())
+    total = sum(pixels.values()) or 1
+    rows = [f"| {name} | {samples[str(i)]} | {100 * pixels[str(i)] / total:.3f} % |" for i, name in enumerate(names)]
+    return "\n".join(["| class | samples with it | share of the labelled pixels |", "|---|---|---|", *rows])
+
+
+def _prompts(records: Sequence[Record], most: int = 10) -> str:
+    counts = Counter(record["prompt"] for record in records)
+    text = f"{len(counts)} different prompts; the most frequent:"
+    return f"{text}\n\n{_table(('prompt', 'samples'), dict(counts.most_common(most)))}"
+
+
+def _table(head: tuple[str, str], counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {name} | {count} |" for name, count in ordered)])

@@ -1,0 +1,128 @@
+"""Label maps: the one-hot control of a control network, class counts, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perception.data.world.vocabulary import CLASSES, PALETTE
+from perception.errors import UserError
+
+IGNORE = 255
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes a generator is conditioned on, in the order of their ids; 255 is "ignore" and no class.
+
+    Raises:
+        UserError: for no or too many classes, doubled names, or a palette of another length.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()  # RGB by class id; () where colours are not wanted
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= IGNORE:
+            raise UserError(f"the vocabulary has {len(self.names)} classes; expected 1 to {IGNORE}")
+        if len(set(self.names)) != len(self.names):
+            raise UserError(f"the vocabulary {', '.join(self.names)} names a class twice; name each once")
+        if self.palette and len(self.palette) != len(self.names):
+            raise UserError(
+                f"the palette has {len(self.palette)} colours for {len(self.names)} classes; give one for each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the control tensor: one per class and one for "ignore"."""
+        return len(self.names) + 1
+
+    def id_of(self, name: str) -> int:
+        """The id of a class. Raises UserError for a name that is not in the vocabulary."""
+        if name not in self.names:
+            raise UserError(f"the class {name!r} is not in the vocabulary; there are: {', '.join(self.names)}")
+        return self.names.index(name)
+
+
+CITYSCAPES = Vocabulary(CLASSES, PALETTE)
+
+
+def check_label_map(labels: np.ndarray, classes: int, name: str = "the label map") -> np.ndarray:
+    """The map itself, [H, W] of class ids 0..classes-1 and 255.
+
+    Raises:
+        UserError: it has another shape or type, is empty, or holds other ids.
+    """
+    if labels.ndim != 2 or labels.dtype != np.uint8 or 0 in labels.shape:
+        raise UserError(
+            f"{name} has the shape {list(labels.shape)} and type {labels.dtype}; expected uint8 [height, width], "
+            "one class id per pixel"
+        )
+    wrong = [int(v) for v in np.unique(labels) if v >= classes and v != IGNORE]
+    if wrong:
+        raise UserError(
+            f"{name} holds the class ids {wrong[:8]}, but there are {classes} classes: "
+            f"use 0..{classes - 1}, and {IGNORE} for pixels to ignore"
+        )
+    return labels
+
+
+def one_hot(labels: np.ndarray | Tensor, classes: int) -> Tensor:
+    """Label maps [..., H, W] -> float32 [..., classes + 1, H, W] of zeros and ones; the last channel is "ignore".
+
+    The input is left as it is (the reference writes the ignore channel's number over 255 in the caller's array).
+
+    Raises:
+        UserError: for ids outside 0..classes-1 that are not 255.
+    """
+    ids = torch.as_tensor(labels).long()  # a copy
+    ids[ids == IGNORE] = classes
+    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > classes):
+        raise UserError(
+            f"the label map holds the id {int(ids.max())}, but there are {classes} classes: "
+            f"use 0..{classes - 1}, and {IGNORE} for pixels to ignore"
+        )
+    return F.one_hot(ids, classes + 1).movedim(-1, -3).float().contiguous()
+
+
+def reference_saved_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """What the reference writes to disk: 255 replaced by the number of classes. For parity only."""
+    return np.where(labels == IGNORE, classes, labels).astype(np.uint8)
+
+
+def class_counts(labels: np.ndarray, classes: int) -> dict[int, int]:
+    """Class id -> pixels, for the classes that are there, in order of their ids; 255 is left out."""
+    counts = np.bincount(labels.reshape(-1), minlength=classes)[:classes]
+    return {int(c): int(counts[c]) for c in np.flatnonzero(counts)}
+
+
+def label_statistics(labels: np.ndarray, names: Sequence[str], others: str = "others") -> dict[str, int]:
+    """Class name -> pixels for every class, and `others` for what is ignored (id 255, or the ignore channel's)."""
+    counts = np.bincount(labels.reshape(-1), minlength=256)
+    rows = {name: int(counts[i]) for i, name in enumerate(names)}
+    return rows | {others: int(counts[len(names)] + counts[IGNORE])}
+
+
+def colour_picture(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """Label map [H, W] -> RGB uint8 [H, W, 3]; ignored pixels are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table[labels]
+
+
+def labels_of_colours(picture: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """RGB uint8 [H, W, 3] -> label map [H, W]; colours that are not in the palette become 255."""
+    code = picture.astype(np.int64) @ np.array([65536, 256, 1])
+    labels = np.full(picture.shape[:2], IGNORE, np.uint8)
+    for index, (red, green, blue) in enumerate(palette):
+        labels[code == (red << 16) + (green << 8) + blue] = index
+    return labels

@@ -1,0 +1,137 @@
+"""Which samples a data set gets: label map x repetition, with a domain, and a class to crop around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perception.data.segmentation_folder import read_labels
+from perception.errors import UserError
+from perception.generation.domains import NONE
+from perception.generation.labels import Vocabulary, check_label_map, class_counts
+from perception.generation.sampling import LabelCounts, RareClassSampler
+from perception.generation.scenes import layout_stream
+
+LABEL_SUFFIXES = ("_gtFine_labelTrainIds", "_labelTrainIds")  # left out of sample ids
+LABEL_FORMATS = (".png", ".tif", ".tiff", ".bmp")
+IMAGE_PLACE, LABEL_PLACE = "images/{}.png", "labels/{}_labelTrainIds.png"  # below the data set's folder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be made; its id names its files and its random streams."""
+
+    id: str  # stem of the label map, below LABELS, and the repetition
+    path: Path  # of the label map
+    source: str  # the same, relative to LABELS
+    repetition: int
+    label: int | None  # class to crop around; None: the middle
+    domain: str | None  # of the prompt; "": none, None: drawn
+
+
+def label_files(folder: str | Path) -> dict[str, Path]:
+    """Label maps below a folder, by path relative to it, sorted; hidden files and colour pictures are passed over.
+
+    A folder with `*_labelTrainIds.png` files counts as holding no others.
+
+    Raises:
+        UserError: there is no such folder, or no label map in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; name the folder of label maps with --labels")
+    paths = {path.relative_to(root): path for path in root.rglob("*") if path.suffix.lower() in LABEL_FORMATS}
+    found = {
+        key.as_posix(): path
+        for key, path in sorted(paths.items())
+        if not any(part.startswith(".") for part in key.parts) and path.is_file()
+    }
+    named = {key: path for key, path in found.items() if path.stem.endswith(LABEL_SUFFIXES[-1])}
+    if not found:
+        raise UserError(f"{root} holds no label map ({', '.join(LABEL_FORMATS)}); check --labels")
+    return named or found
+
+
+def plan_samples(
+    files: Mapping[str, Path],  # of `label_files`
+    per_label: int,
+    domains: Sequence[str],  # dealt out in turn; (): drawn for each sample
+    seed: int,
+    labels: Mapping[str, int | None],  # label map -> class to crop around; only these are used
+) -> list[Sample]:
+    """All samples, map by map. More repetitions or maps leave the samples that there were as they are.
+
+    Raises:
+        UserError: two label maps would give samples of the same name.
+    """
+    samples: list[Sample] = []
+    stems: dict[str, str] = {}
+    for source, label in labels.items():
+        stem = sample_stem(source)
+        if (other := stems.setdefault(stem, source)) != source:
+            raise UserError(f"the label maps {other} and {source} would give samples of one name; rename one of them")
+        for repetition in range(per_label):
+            domain = _domain(domains, seed, stem, repetition)
+            samples.append(Sample(f"{stem}_{repetition}", files[source], source, repetition, label, domain))
+    return samples
+
+
+def sample_stem(source: str) -> str:
+    """'town/frame_labelTrainIds.png' -> 'town/frame'."""
+    stem = source[: -len(Path(source).suffix)]
+    return next((stem.removesuffix(end) for end in LABEL_SUFFIXES if stem.endswith(end)), stem)
+
+
+def _domain(domains: Sequence[str], seed: int, stem: str, repetition: int) -> str | None:
+    """In turn from a start that differs from map to map, so that few repetitions do not favour the first domains."""
+    if not domains:
+        return None
+    start = int(layout_stream(seed, f"domain/{stem}").integers(len(domains)))
+    name = domains[(start + repetition) % len(domains)]
+    return "" if name == NONE else name
+
+
+def read_label_map(path: Path, vocabulary: Vocabulary) -> np.ndarray:
+    """A label map uint8 [H, W], its ids checked. Raises UserError where it is no map of these classes."""
+    return check_label_map(read_labels(path), len(vocabulary), f"the label map {path.name}")
+
+
+def count_labels(
+    files: Mapping[str, Path], vocabulary: Vocabulary, unusable: Callable[[str], None]
+) -> list[LabelCounts]:
+    """Pixels per class of every label map; `unusable` is told why a map is left out."""
+    rows = []
+    for source, path in files.items():
+        try:
+            rows.append(LabelCounts(source, class_counts(read_label_map(path, vocabulary), len(vocabulary))))
+        except UserError as error:
+            unusable(str(error))
+    return rows
+
+
+def rare_labels(
+    statistics: Iterable[LabelCounts],
+    files: Mapping[str, Path],
+    count: int,  # of label maps
+    seed: int,
+    temperature: float = 0.01,
+    min_pixels: int = 3000,
+) -> dict[str, int | None]:
+    """Different label maps drawn by rare class sampling, each with the class that it was drawn for.
+
+    A larger count draws the same maps first.
+
+    Raises:
+        UserError: statistics of other files, or fewer usable maps than asked for.
+    """
+    names = {Path(source).name: source for source in files} | {source: source for source in files}
+    rows = [LabelCounts(names.get(row.file) or names.get(Path(row.file).name, ""), row.pixels) for row in statistics]
+    if not all(row.file for row in rows):
+        raise UserError(
+            "the class statistics name label maps that are not below --labels; count them anew by leaving "
+            "--statistics out"
+        )
+    return dict(RareClassSampler(rows, temperature, min_pixels).select(count, layout_stream(seed, "rare classes")))

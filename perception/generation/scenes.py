@@ -1,0 +1,126 @@
+"""From a label map to everything a generator is told: crop, prompt, held mask, all from one stream per sample."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from perception.errors import UserError
+from perception.generation.components import large_components
+from perception.generation.crops import Below, below, centre_box, class_box, cut
+from perception.generation.labels import CITYSCAPES, Box, Vocabulary, check_label_map, one_hot
+from perception.generation.options import GenerationOptions
+from perception.generation.prompts import Draws, Prompt, PromptBuilder
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image to be made."""
+
+    labels: np.ndarray  # uint8 [H, W]: class ids of the crop, 255 ignored
+    prompt: Prompt
+    box: Box  # of the crop in the source map
+    held: np.ndarray  # bool [H, W]: held on the first pass
+    seed: int
+    sample_id: str
+    others: tuple[np.ndarray, ...] = field(default=())  # control images float [C, H, W] of further control networks
+
+
+class SceneComposer:
+    """Label maps to scenes; what it decides is a function of (label map, class, domain, seed, sample id) alone."""
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        vocabulary: Vocabulary = CITYSCAPES,
+        prompts: PromptBuilder | None = None,  # None: the reference's weather prompts
+    ) -> None:
+        self.options = options
+        self.vocabulary = vocabulary
+        self.prompts = prompts or PromptBuilder(vocabulary.names)
+
+    def __call__(
+        self,
+        labels: np.ndarray,  # uint8 [H, W]
+        *,
+        seed: int,
+        sample_id: str,
+        label: int | None = None,  # class to crop around; None: the middle
+        domain: str | None = None,  # of the prompt; None: drawn, "": none
+        others: Sequence[np.ndarray] = (),  # control images float [C, H, W] beside the label map, as large as it
+    ) -> Scene:
+        """The scene of one sample.
+
+        Raises:
+            UserError: for a map of a wrong type, with unknown ids, smaller than the crop, or without the class, an
+                unknown domain, and control images of another size.
+        """
+        rng = layout_stream(seed, sample_id)
+        return self.compose(labels, below(rng), rng, label, domain, others, seed, sample_id)
+
+    def compose(
+        self,
+        labels: np.ndarray,
+        draw: Below,  # which pixel of the class
+        weather: Draws,  # the domain
+        label: int | None,
+        domain: str | None,
+        others: Sequence[np.ndarray] = (),
+        seed: int = 0,
+        sample_id: str = "",
+    ) -> Scene:
+        """As a call, from given streams."""
+        check_label_map(labels, len(self.vocabulary))
+        for image in others:
+            if image.ndim != 3 or image.shape[1:] != labels.shape:
+                raise UserError(
+                    f"a control image has the shape {list(image.shape)} beside a label map of {list(labels.shape)}; "
+                    "expected [channels, height, width] of the same size"
+                )
+        size = self.options.size
+        box = centre_box(labels.shape, size) if label is None else class_box(labels, label, size, draw)
+        crop = np.ascontiguousarray(cut(labels, box))
+        left, top, right, bottom = box
+        return Scene(
+            labels=crop,
+            prompt=self.prompts(crop, weather, domain),
+            box=box,
+            held=large_components(crop, self.options.held_area),
+            seed=seed,
+            sample_id=sample_id,
+            others=tuple(image[:, top:bottom, left:right] for image in others),
+        )
+
+
+def layout_stream(seed: int, sample_id: str) -> np.random.Generator:
+    """The stream of crop and prompt."""
+    return np.random.default_rng(int.from_bytes(_digest("layout", seed, sample_id), "little"))
+
+
+def noise_stream(seed: int, sample_id: str) -> torch.Generator:
+    """The stream of all noise of one sample, on the CPU: first pass, posterior, second pass, then step by step."""
+    generator = torch.Generator(device="cpu")
+    generator.manual_seed(int.from_bytes(_digest("noise", seed, sample_id)[:8], "little", signed=True))
+    return generator
+
+
+def _digest(use: str, seed: int, sample_id: str) -> bytes:
+    return hashlib.sha256(f"{use}\n{seed}\n{sample_id}".encode()).digest()
+
+
+def control_images(scenes: Sequence[Scene], classes: int, rescale: float) -> list[torch.Tensor]:
+    """Control images float32 [B, C, rH, rW] of a batch: the one-hot label maps, then the other controls.
+
+    Enlarged by repeating the nearest pixel.
+    """
+    parts = [torch.stack([one_hot(scene.labels, classes) for scene in scenes])]
+    for images in zip(*(scene.others for scene in scenes), strict=True):
+        parts.append(torch.stack([torch.as_tensor(image).float() for image in images]))
+    if rescale == 1:
+        return parts
+    size = tuple(int(side * rescale) for side in parts[0].shape[-2:])
+    return [torch.nn.functional.interpolate(part, size=size, mode="nearest") for part in parts]

@@ -1,0 +1,125 @@
+"""The parts of the style swap: control networks for any vocabulary, and a backbone with another denoiser."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perception.backbones import DiffusionBackbone
+from perception.backbones.building import build_model
+from perception.backbones.hub import download
+from perception.backbones.unet_family import UNetDenoiser
+from perception.backbones.validation import Component, unusable
+from perception.errors import UserError
+from perception.generation.control import check_control
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def new_control(
+    backbone: DiffusionBackbone,
+    channels: int,  # of the control image: classes + 1 for label maps
+    embedding_channels: tuple[int, ...] = (16, 32, 96, 256),  # of the conditioning embedding
+) -> Any:
+    """An untrained `diffusers.ControlNetModel` whose trunk is a copy of the backbone's denoiser, float32, trainable.
+
+    The projections of its residuals are zero, so it changes nothing yet (Zhang et al. 2023, section 3.1). The trunk
+    should be the source-style denoiser (`with_denoiser`), so that only the layout is left to learn.
+    """
+    from diffusers import ControlNetModel
+
+    with torch.random.fork_rng(devices=[]):  # from_unet draws the embedding's weights from the global generator
+        torch.default_generator.manual_seed(0)
+        control: Any = ControlNetModel.from_unet(
+            backbone.unet, conditioning_channels=channels, conditioning_embedding_out_channels=embedding_channels
+        )
+    return control.float().to(backbone.device).requires_grad_(True)
+
+
+def load_control(name: str | Path, backbone: DiffusionBackbone) -> Any:
+    """A trained `diffusers.ControlNetModel` from a folder or the hub, frozen, on the backbone's device and dtype.
+
+    Raises:
+        UserError: the folder is incomplete, weights are missing, unexpected or mis-shaped, or it does not fit.
+    """
+    control = _load(name, "ControlNetModel", "controlnet", backbone.dtype)
+    check_control(control, backbone)
+    return control.requires_grad_(False).eval().to(backbone.device)
+
+
+def with_denoiser(backbone: DiffusionBackbone, unet: nn.Module | str | Path) -> DiffusionBackbone:
+    """The same VAE, text encoders and schedule (shared, not copied) around another UNet: U^S for U^P or back.
+
+    Raises:
+        UserError: a folder that is incomplete, or a UNet of another architecture.
+    """
+    name = backbone.name if isinstance(unet, nn.Module) else str(unet)
+    module: Any = unet if isinstance(unet, nn.Module) else _load(unet, "UNet2DConditionModel", "unet", backbone.dtype)
+    base: Any = backbone
+    for key in ("in_channels", "cross_attention_dim", "block_out_channels"):
+        if module.config[key] != base.unet.config[key]:
+            raise UserError(
+                f"the denoiser {name} has {key} {module.config[key]} and {backbone.name} {base.unet.config[key]}; "
+                "use a UNet fine-tuned from this backbone's own"
+            )
+    return DiffusionBackbone(
+        name=name,
+        identity=f"{backbone.fingerprint}/{weights_fingerprint(module)}",
+        denoiser=UNetDenoiser(module.to(backbone.device, backbone.dtype)),
+        vae=backbone.vae,
+        conditioner=backbone.conditioner,
+        path=backbone.noise_path,
+        micro_batch=backbone.micro_batch,
+    )
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """16 hex digits that name the weights and the class of a module."""
+    digest = hashlib.sha256(type(module).__name__.encode())
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key}\0{list(value.shape)}\0{value.dtype}\0".encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _load(name: str | Path, class_name: str, place: str, dtype: torch.dtype) -> nn.Module:
+    folder = _folder(name)
+    config = _config(folder)
+    problems = []
+    if config.get("_class_name") != class_name:
+        problems.append(f"it is a {config.get('_class_name')}, expected a {class_name}")
+    if not (folder / _WEIGHTS).is_file():
+        problems.append(f"{_WEIGHTS} is missing (save pickled .bin weights with safe_serialization=True)")
+    if problems:
+        raise unusable(folder, problems)
+    part = Component(folder, class_name, config, (folder / _WEIGHTS,), None)
+    with torch.random.fork_rng(devices=[]):
+        return build_model(place, part, dtype, None)
+
+
+def _folder(name: str | Path) -> Path:
+    path = Path(name).expanduser()
+    is_hub_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~"
+    return download(str(name)) if is_hub_id and not path.exists() else path
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} has no config.json, so it is not the folder of a diffusers model; "
+            "pass the folder that save_pretrained wrote"
+        )
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise unusable(folder, [f"config.json is not valid JSON ({error})"]) from error

@@ -1,0 +1,145 @@
+"""Label maps, prompts, rare classes, crops and components."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from perception.errors import UserError
+from perception.generation.components import large_components, mask_on_latents, small_components
+from perception.generation.crops import below, centre_box, class_box, cut, random_box, reference_below
+from perception.generation.labels import (
+    CITYSCAPES,
+    Vocabulary,
+    check_label_map,
+    class_counts,
+    colour_picture,
+    labels_of_colours,
+    one_hot,
+)
+from perception.generation.prompts import PromptBuilder
+from perception.generation.sampling import LabelCounts, RareClassSampler, class_probabilities
+
+
+def test_one_hot_leaves_its_input_alone(street: np.ndarray) -> None:
+    before = street.copy()
+    encoded = one_hot(street, 19)
+    assert np.array_equal(street, before)
+    assert encoded.shape == (20, *street.shape)
+    assert torch.equal(encoded.sum(0), torch.ones(street.shape))
+    assert np.array_equal(encoded[19].numpy() == 1, street == 255)
+
+
+def test_any_vocabulary() -> None:
+    words = Vocabulary(("sky", "tree", "path"))
+    assert words.channels == 4 and words.id_of("tree") == 1
+    with pytest.raises(UserError, match="'cow' is not in the vocabulary; there are: sky, tree, path"):
+        words.id_of("cow")
+    with pytest.raises(UserError, match="names a class twice"):
+        Vocabulary(("sky", "sky"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), r"the shape \[4, 4, 3\]"),
+        (np.zeros((4, 4), np.float32), "type float32"),
+        (np.full((4, 4), 19, np.uint8), r"holds the class ids \[19\]"),
+    ],
+)
+def test_wrong_label_maps(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_label_map(labels, 19)
+
+
+def test_colours_and_back(street: np.ndarray) -> None:
+    assert np.array_equal(labels_of_colours(colour_picture(street, CITYSCAPES.palette), CITYSCAPES.palette), street)
+
+
+def test_prompts_are_drawn_from_the_given_stream(street: np.ndarray) -> None:
+    build = PromptBuilder(CITYSCAPES.names)
+    texts = [build(street, np.random.default_rng(i)) for i in range(400)]
+    assert texts == [build(street, np.random.default_rng(i)) for i in range(400)]
+    plain = sum(prompt.domain is None for prompt in texts)
+    assert 150 < plain < 250
+    assert {prompt.domain for prompt in texts} == {None, *build.templates}
+    assert texts[0].text.count("road building pole sky car") == 1
+
+
+def test_prompt_errors(street: np.ndarray) -> None:
+    build = PromptBuilder(CITYSCAPES.names, {"fog": "{names} in fog"})
+    assert build(street, np.random.default_rng(0), "fog").text == "road building pole sky car in fog"
+    with pytest.raises(UserError, match="the domain 'hail' has no template; there are: fog"):
+        build(street, np.random.default_rng(0), "hail")
+    with pytest.raises(UserError, match=r"its only field is \{names\}"):
+        PromptBuilder(CITYSCAPES.names, {"fog": "{classes} in fog"})
+
+
+def _statistics() -> list[LabelCounts]:
+    return [LabelCounts("a", {0: 90_000, 5: 4_000}), LabelCounts("b", {0: 95_000}), LabelCounts("c", {0: 80_000, 7: 9})]
+
+
+def test_rare_classes_are_drawn_more_often() -> None:
+    classes, probabilities = class_probabilities(_statistics(), 0.1)
+    assert classes == (7, 5, 0)
+    assert probabilities.sum() == pytest.approx(1) and np.all(np.diff(probabilities) < 0)
+    sampler = RareClassSampler(_statistics(), 0.1)
+    assert sampler.classes == [5, 0]  # no file has 3000 pixels of class 7
+    assert sampler.probabilities.sum() == pytest.approx(1)
+
+
+def test_selection_ends() -> None:
+    sampler = RareClassSampler(_statistics(), 1.0)
+    chosen = sampler.select(3, np.random.default_rng(0))
+    assert sorted(file for file, _ in chosen) == ["a", "b", "c"]
+    with pytest.raises(UserError, match="4 different label maps were asked for, but only 3 can be drawn"):
+        sampler.select(4, np.random.default_rng(0))
+    with pytest.raises(UserError, match="no label map has more than 1000000 pixels"):
+        RareClassSampler(_statistics(), min_pixels=1_000_000)
+
+
+def test_crops_hold_the_class_and_stay_inside(street: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    for label in (0, 5, 13):
+        box = class_box(street, label, (64, 96), below(rng))
+        assert cut(street, box).shape == (64, 96)
+        assert label in cut(street, box)
+    assert centre_box(street.shape, (64, 96)) == (8, 8, 104, 72)
+    left, top, right, bottom = random_box(street.shape, (64, 96), below(rng))
+    assert (right - left, bottom - top) == (96, 64) and right <= 112 and bottom <= 80
+
+
+def test_every_pixel_of_a_class_can_be_drawn(street: np.ndarray) -> None:
+    street[0, 0] = 11  # a single pixel
+    assert class_box(street, 11, (64, 96), below(np.random.default_rng(0))) == (0, 0, 96, 64)
+    with pytest.raises(ValueError, match=r"low >= high|high <= 0"):  # the reference's draw cannot
+        class_box(street, 11, (64, 96), reference_below(np.random.default_rng(0)))
+
+
+def test_crop_errors(street: np.ndarray) -> None:
+    draw = below(np.random.default_rng(0))
+    with pytest.raises(UserError, match="112 x 80 pixels and a crop of 512 x 512 does not fit"):
+        class_box(street, 0, (512, 512), draw)
+    with pytest.raises(UserError, match="no pixel of class 18"):
+        class_box(street, 18, (64, 64), draw)
+
+
+def test_components(street: np.ndarray) -> None:
+    large, small = large_components(street, 300), small_components(street, 300)
+    assert np.array_equal(large | small, street != 255) and not (large & small).any()
+    assert np.array_equal(small, street == 5)
+    assert class_counts(street, 19)[5] == small.sum()
+
+
+def test_components_touch_at_corners() -> None:
+    labels = np.kron(np.eye(2, dtype=np.uint8), np.ones((4, 4), np.uint8))  # two blocks of each class, corner to corner
+    assert large_components(labels, 31).all()
+    assert not large_components(labels, 32).any()
+
+
+def test_masks_take_the_nearest_pixel() -> None:
+    mask = np.zeros((2, 32, 32), bool)
+    mask[0, ::8, ::8] = True
+    assert mask_on_latents(mask, (4, 4))[0].all()
+    assert not mask_on_latents(mask, (4, 4))[1].any()
