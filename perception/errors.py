@@ -8,3 +8,11 @@ class UserError(ValueError):
 
     Commands print the sentence and exit with status 2; the job runner writes it into the item's manifest line.
     """
+
+
+class PromptTooLongError(UserError):
+    """A text has more tokens than its encoder takes; `fact` says which, for callers with another way out."""
+
+    def __init__(self, fact: str) -> None:
+        super().__init__(f"{fact}; shorten it, or pass truncate=True to cut it")
+        self.fact = fact

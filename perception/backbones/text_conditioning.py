@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.conditioning import Condition, Conditioner
-from perception.errors import UserError
+from perception.errors import PromptTooLongError
 
 _SD3_T5_TOKENS = 256  # as the pipeline pads
 
@@ -119,15 +119,12 @@ def token_ids(tokenizer: Any, prompts: list[str], length: int, truncate: bool) -
     """input_ids and attention_mask, int64 [n, length], padded as the tokenizer pads.
 
     Raises:
-        UserError: for a prompt of more than `length` tokens, unless `truncate`.
+        PromptTooLongError: for a prompt of more than `length` tokens, unless `truncate`.
     """
     if not truncate:
         for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False)["input_ids"], strict=True):
             if len(ids) > length:
-                raise UserError(
-                    f"the prompt {prompt[:60]!r}... has {len(ids)} tokens and {length} fit; "
-                    "shorten it, or pass truncate=True to cut it"
-                )
+                raise PromptTooLongError(f"the prompt {prompt[:60]!r}... has {len(ids)} tokens and {length} fit")
     return tokenizer(
         prompts,
         padding="max_length",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from perception.backbones import Condition, DiffusionBackbone
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.schedule import Exhaustive
+from perception.classification.scoring import LOSSES
 from perception.data.overlay import overlay_labels
 from perception.errors import UserError
 
@@ -20,9 +21,9 @@ _SHADES = 127  # per side of zero
 
 
 class ErrorMaps(nn.Module):
-    """m[c]: mean over samples and channels of (eps - eps_hat(x_t, t, c))^2 in every latent cell.
+    """m[c]: mean over samples and channels of loss(eps - eps_hat(x_t, t, c)) in every latent cell.
 
-    The mean of m[c] over the cells is the l2 error of candidate c on the same samples (spatial dumps of the reference's
+    The mean of m[c] over the cells is the error of candidate c on the same samples (spatial dumps of the reference's
     class-conditional script).
     """
 
@@ -31,12 +32,16 @@ class ErrorMaps(nn.Module):
         backbone: DiffusionBackbone,
         samples: int = 50,  # evenly spaced timesteps
         rows: int = 32,  # most rows per denoiser call
+        loss: str = "l2",  # l2, l1 or huber
     ) -> None:
         super().__init__()
+        if loss not in LOSSES:
+            raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(LOSSES)}")
         if rows < 1:
             raise UserError(f"{rows} rows per denoiser call is too few; give 1 or more")
         self.backbone = backbone
         self.rows = rows
+        self.loss = LOSSES[loss]
         (self.samples,) = Exhaustive(samples).blocks(backbone.num_train_timesteps)
 
     @torch.inference_mode()
@@ -63,7 +68,7 @@ class ErrorMaps(nn.Module):
             repeated = x_t.expand(len(rows), -1, -1, -1)
             prediction = self.backbone.denoise(repeated, timestep, condition[rows])
             estimate, truth = prediction.against(x0, eps)
-            parts.append((estimate - truth).square().mean(1).cpu())  # [k, h, w]
+            parts.append(self.loss(estimate, truth).mean(1).cpu())  # [k, h, w]
         return torch.cat(parts)
 
 

@@ -76,6 +76,10 @@ class PromptSet:
             indices=tuple(self.indices[c] for c in classes),
         )
 
+    def told(self, prompts: Sequence[str]) -> PromptSet:
+        """The same classes with one prompt each, in the order of `names`: for models that know classes, not text."""
+        return replace(self, prompts=tuple(prompts), classes=tuple(range(len(self.names))))
+
     def find(self, label: str) -> int:
         """Return the class a folder name means: equal up to case, `_` and `-`, else a class index written as a number.
 
@@ -130,20 +134,21 @@ def _filled(names: Sequence[str], templates: Sequence[str]) -> PromptSet:
     return PromptSet(prompts, classes, tuple(names), tuple(range(len(names))))
 
 
-def read_prompts(source: str | Path, templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PromptSet:
+def read_prompts(source: str | Path, templates: Sequence[str] | None = None) -> PromptSet:
     """Read a prompt file, or a published table when `source` is one of TABLES and no such file exists.
 
-    A table comes in its own template unless `templates` are others than the default.
+    Without `templates` a table comes in its own, and a list of classes in DEFAULT_TEMPLATE.
 
     - `.csv` with the columns prompt, classname, classidx: one row per candidate. Rows of equal classidx are
       templates of one class (its name is the first row's); an empty prompt is the empty prompt.
     - any other file: one class name per line, filled into `templates`; blank lines are left out.
 
-    Raises UserError for a file that is missing, not UTF-8, empty, without a needed column or with a bad classidx.
+    Raises UserError for a file that is missing, not UTF-8, empty, without a needed column or with a bad classidx, and
+    for templates beside a .csv.
     """
     path = Path(source)
     if not path.is_file():
-        return prompt_table(str(source), None if tuple(templates) == (DEFAULT_TEMPLATE,) else templates)
+        return prompt_table(str(source), templates)
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +158,11 @@ def read_prompts(source: str | Path, templates: Sequence[str] = (DEFAULT_TEMPLAT
     if not text.strip():
         raise UserError(f"the prompt file {path} is empty; give it at least two classes")
     if path.suffix.lower() != ".csv":
-        return class_prompts([line for line in text.splitlines() if line.strip()], templates)
+        return class_prompts([line for line in text.splitlines() if line.strip()], templates or (DEFAULT_TEMPLATE,))
+    if templates is not None:
+        raise UserError(
+            f"the prompts of {path} are whole sentences, so templates have no place in them; leave them out"
+        )
     return _from_csv(path, text)
 
 

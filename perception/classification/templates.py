@@ -61,7 +61,8 @@ def template_set(name: str) -> tuple[str, ...]:
     if name not in TEMPLATE_SETS:
         known = ", ".join(sorted((*TEMPLATE_SETS, "imagenet")))
         raise UserError(
-            f"no template file or set {name!r}; give a text file with a template per line, or one of {known}"
+            f"no template file or set {name!r}; give a sentence with {{}} for the class name, a text file with a "
+            f"template per line, or one of {known}"
         )
     return TEMPLATE_SETS[name]
 

@@ -7,21 +7,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
 from perception.commands.classify_rules import add_rule_arguments, chosen_rule
 from perception.commands.common import (
     add_backbone_arguments,
     add_job_arguments,
-    comma_list,
     job_options,
     load_backbone_from,
     positive_int,
 )
 from perception.commands.extract import size_pair
-from perception.errors import UserError
+from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
     from perception.classification.learned import Learned
-    from perception.classification.prompts import PromptSet
     from perception.commands.classify_job import ClassifyOptions
     from perception.engine.items import Item
 
@@ -30,34 +29,23 @@ EXAMPLES = """perception classify photos/ --classes cat,dog,horse --out runs/lab
 perception classify photos/ --prompts prompts.csv --confidence 0.999 --budget 2000 --loss l1 --out runs/labels
 perception classify photos/ --prompts pets --preset pets --method fixed --out runs/pets    # as published
 perception classify labelled/ --out runs/scores            # one sub-folder per class: prints the accuracy
+perception classify --dataset fashion_mnist --root data/fashion_mnist --backbone mini-dit --out runs/fashion
+perception classify photos/ --classes cat,dog --error-maps --out runs/maps    # and where they differ
 perception classify photos/ --classes cat,dog --dry-run    # what it would cost"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, what to compare them with, and how."""
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files or folders")
-    _add_class_arguments(parser)
+    add_input_arguments(parser)
     _add_method_arguments(parser)
+    _add_output_arguments(parser)
     add_backbone_arguments(parser)
     add_job_arguments(parser, batch_size=1)
 
 
-def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("classes (without any: one per sub-folder of IMAGES, with evaluation)")
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--classes", type=comma_list, metavar="A,B,C", help="class names")
-    choice.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help="CSV with the columns prompt,classname,classidx; or a text file with a class per line; or a published "
-        "table: aircraft, cifar10, cifar100, flowers, food, imagenet, mnist, objectnet, pets, stl10",
-    )
-    group.add_argument(
-        "--template",
-        action="append",
-        metavar="TEXT",
-        help="sentence with {} for the class name; repeat for several (default: 'a photo of a {}.')",
-    )
+def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("method")
+    add_rule_arguments(group)
     group.add_argument(
         "--pool",
         choices=("max", "mean_error", "mean_embed"),
@@ -66,14 +54,10 @@ def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: max)",
     )
     group.add_argument(
-        "--evaluate", action="store_true", help="IMAGES is one folder with a sub-folder per class: report accuracy"
+        "--loss",
+        choices=("l2", "l1", "huber"),
+        help="error of the noise prediction (default: the published one of --preset or --dataset, else l2)",
     )
-
-
-def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("method")
-    add_rule_arguments(group)
-    group.add_argument("--loss", choices=("l2", "l1", "huber"), help="error of the noise prediction (default: l2)")
     group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
     group.add_argument(
         "--interpolation",
@@ -81,13 +65,14 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
         default="bicubic",
         help="of the resize (default: bicubic)",
     )
-    group.add_argument("--border", type=int, default=0, metavar="PX", help="cut from each side of the file first")
+    group.add_argument(
+        "--border", type=int, metavar="PX", help="cut from each side of the file first (default: 0; objectnet: 2)"
+    )
     group.add_argument(
         "--noise", type=Path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w] for all images, not --seed"
     )
     group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
     group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
-    group.add_argument("--save-errors", action="store_true", help="write each image's errors to OUT/errors")
     group.add_argument(
         "--calibration",
         type=Path,
@@ -101,64 +86,57 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("further output")
+    group.add_argument("--save-errors", action="store_true", help="write each image's errors to OUT/errors")
+    group.add_argument(
+        "--error-maps",
+        action="store_true",
+        help="write to OUT/error_maps where each image speaks for its class (red) or for the runner-up (blue)",
+    )
+    group.add_argument(
+        "--error-map-samples",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="timesteps of an error map, two evaluations each (default: 32)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Classify; 1 when an image failed."""
-    evaluate = args.evaluate or not (args.classes or args.prompts)
-    items = _items(args.images, evaluate)
-    prompts = _prompts(args, items)
-    if evaluate:
-        for label in sorted({item.label for item in items if item.label is not None}):
-            prompts.find(label)
-    options = _options(args, prompts)
-    if args.dry_run:
-        print(_plan(args, items, options))
-        return 0
-    return _run(args, items, options)
+    comparison = read_comparison(args)
+    options = _options(args, comparison)
+    try:
+        if args.dry_run:
+            print(_plan(args, comparison.items, options))
+            return 0
+        return _run(args, comparison, options)
+    except PromptTooLongError as error:
+        raise UserError(f"{error.fact}; shorten the class name or its template") from error
 
 
-def _items(images: list[str], evaluate: bool) -> list[Item]:
-    from perception.engine.items import image_items, labelled_items
-
-    if not evaluate:
-        return image_items(images)
-    if len(images) > 1 or not Path(images[0]).is_dir():
-        raise UserError(
-            f"No classes were given for {images[0]}; add --classes A,B,C or --prompts FILE, or name one folder that "
-            "has a sub-folder per class."
-        )
-    return labelled_items(images[0])
-
-
-def _prompts(args: argparse.Namespace, items: list[Item]) -> PromptSet:
-    from perception.classification.prompts import DEFAULT_TEMPLATE, class_prompts, read_prompts
-
-    templates = args.template or (DEFAULT_TEMPLATE,)
-    if args.prompts:
-        return read_prompts(args.prompts, templates)
-    if args.classes:
-        return class_prompts(args.classes, templates)
-    names = sorted({item.label for item in items if item.label is not None})
-    return class_prompts([name.replace("_", " ") for name in names], templates)
-
-
-def _options(args: argparse.Namespace, prompts: PromptSet) -> ClassifyOptions:
+def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOptions:
     from perception.classification.presets import preset
     from perception.commands.classify_job import ClassifyOptions
 
     chosen = preset(args.preset) if args.preset else None
+    name, prompts = args.preset or comparison.preset, comparison.prompts
     return ClassifyOptions(
         prompts=prompts,
+        class_prompts=comparison.class_prompts,
         rule=chosen_rule(args, chosen, len(prompts.names) if args.pool == "mean_embed" else len(prompts)),
-        loss=args.loss or (chosen.loss if chosen else "l2"),
+        loss=args.loss or (preset(name).loss if name else "l2"),
         pool=args.pool,
         size=args.size,
         interpolation=args.interpolation,
-        border=args.border,
+        border=comparison.border if args.border is None else args.border,
         seed=args.seed,
         noise=args.noise,
         rows=args.rows,
         share=args.share,
         save_errors=args.save_errors,
+        error_maps=args.error_map_samples if args.error_maps else 0,
         learned=_learned(args),
     )
 
@@ -181,13 +159,14 @@ def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions)
     return plan_classify(load_backbone_from(args), options, remaining(items, args.out)).render()
 
 
-def _run(args: argparse.Namespace, items: list[Item], options: ClassifyOptions) -> int:
+def _run(args: argparse.Namespace, comparison: Comparison, options: ClassifyOptions) -> int:
     job = job_options(args)
     from perception.commands.classify_job import ImageClassifier
     from perception.commands.classify_report import report
     from perception.engine.runner import run_job
 
-    summary = run_job(items, lambda: ImageClassifier(load_backbone_from(args), options), job)
+    summary = run_job(comparison.items, lambda: ImageClassifier(load_backbone_from(args), options), job)
     if os.environ.get("RANK", "0") == "0":
-        print("\n\n".join(part for part in (report(job.out, items), summary.render()) if part))
+        told = report(job.out, comparison.items, comparison.prompts.names, comparison.headline)
+        print("\n\n".join(part for part in (told, summary.render()) if part))
     return summary.exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
+from perception.classification.error_maps import ErrorMaps, overlay_png
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
@@ -25,6 +26,9 @@ from perception.engine.extraction import image_size
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
+from perception.metrics.classification import race_ranking
+
+MOST_RANKED = 5  # classes of an image in its manifest line
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class ClassifyOptions:
 
     prompts: PromptSet
     rule: StoppingRule
+    class_prompts: tuple[str, ...] | None = None  # one per class, told instead by models that know classes, not text
     loss: str = "l2"  # l2, l1 or huber
     pool: Pool = "max"  # over the prompts of one class
     size: tuple[int, int] | None = None  # height and width in pixels; None: what the backbone was trained at
@@ -43,6 +48,7 @@ class ClassifyOptions:
     rows: int = 32  # most rows per denoiser call
     share: bool = True  # prefix and text keys/values among candidates
     save_errors: bool = False  # write every single error to OUT/errors
+    error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
     learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
 
 
@@ -64,10 +70,13 @@ class ImageClassifier:
     """
 
     def __init__(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> None:
+        if backbone.class_names is not None and options.class_prompts is not None:
+            options = replace(options, prompts=options.prompts.told(options.class_prompts))
         o = options
         self.classifier = DiffusionClassifier(backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned)
         self.size = image_size(backbone, o.size)
         self.transform = ClassifierTransform(self.size, o.interpolation, border=o.border)
+        self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
         self.prompts = o.prompts
         self.save_errors = o.save_errors
@@ -86,20 +95,34 @@ class ImageClassifier:
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
         pixels = torch.stack([sample.pixels for sample in batch])
-        results = self.classifier(pixels, [sample.noise_id for sample in batch], self.noise)
-        return [self._outcome(sample, result) for sample, result in zip(batch, results, strict=True)]
+        with torch.inference_mode():
+            latents = self.classifier.backbone.encode(pixels)  # [B, C, h, w]
+        results = self.classifier.classify_latents(latents, [sample.noise_id for sample in batch], self.noise)
+        return [self._outcome(*each) for each in zip(batch, latents, results, strict=True)]
 
-    def _outcome(self, sample: Sample, result: Classification) -> Outcome:
+    def _outcome(self, sample: Sample, latent: torch.Tensor, result: Classification) -> Outcome:
         record = self._record(result)
         if result.probabilities is not None:
             record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
         if sample.truth is not None:
             record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
         files = {f"errors/{sample.id}.safetensors": self._errors(result)} if self.save_errors else {}
+        if self.maps is not None and result.margin is not None:
+            record["map_evaluations"], files[f"error_maps/{sample.id}.png"] = self._map(sample, latent, result)
         return Outcome(record, files)
+
+    def _map(self, sample: Sample, latent: torch.Tensor, result: Classification) -> tuple[int, bytes]:
+        """Evaluations spent, and the picture: red where the image speaks for the winner, blue for the runner-up."""
+        assert self.maps is not None and result.margin is not None
+        pair = [self.classifier.candidates[c].rows for c in (result.candidate, result.margin.rival)]
+        self.maps.rows = self.classifier.score.rows  # fewer, once memory has run out
+        maps = self.maps(latent, self.classifier.condition[[*pair[0], *pair[1]]], sample.noise_id, self.noise)
+        winner, rival = (part.mean(0) for part in maps.split([len(rows) for rows in pair]))
+        return len(maps) * len(self.maps.samples), overlay_png(sample.pixels, rival - winner)
 
     def _record(self, result: Classification) -> dict[str, Any]:
         candidates, margin = self.classifier.candidates, result.margin
+        ranking = race_ranking(result.alive, result.errors, [c.class_id for c in candidates])
         return {
             "label": result.label,
             "class_index": self.prompts.indices[result.class_id],
@@ -110,6 +133,7 @@ class ImageClassifier:
             "runner_up": None if margin is None else self.prompts.names[candidates[margin.rival].class_id],
             "margin": None if margin is None else margin.mean,
             "margin_se": None if margin is None or margin.samples < 2 else margin.standard_error,
+            "ranking": [self.prompts.names[c] for c in ranking[:MOST_RANKED]],
             "rounds": len(result.alive) - 1,
             "survivors": [candidates[c].name for c in result.survivors],
             "stop": result.stop,
@@ -134,7 +158,7 @@ class ImageClassifier:
         if options.noise is None:
             return SeededNoise(options.seed)
         noise = read_noise(options.noise)
-        samples = sum(map(len, self.classifier.blocks))
+        samples = max(sum(map(len, self.classifier.blocks)), options.error_maps)
         stride = backbone.latent_stride
         noise.check(samples, (backbone.latent_channels, self.size[0] // stride, self.size[1] // stride))
         return noise
@@ -154,6 +178,8 @@ def _settings(options: ClassifyOptions, size: tuple[int, int]) -> dict[str, Any]
         "border": options.border,
         "noise": f"seed {options.seed}" if options.noise is None else _file_hash(options.noise),
         "save_errors": options.save_errors,
+        "ranking": MOST_RANKED,
+        **({"error_map_samples": options.error_maps} if options.error_maps else {}),
         **({"calibration": repr(options.learned)} if options.learned else {}),
     }
 

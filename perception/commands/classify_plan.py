@@ -29,6 +29,7 @@ def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: 
         which = torch.arange(k).expand(samples, -1)
         encoding = measure(lambda: backbone.encode(pixels), backbone.device)
         call = measure(lambda: score(latents, torch.zeros_like(latents), steps, condition, which), backbone.device)
+    total += _map_evaluations(job)
     calls = total / (samples * k)
     image = Measurement(
         flops=encoding.flops + call.flops * calls,
@@ -43,4 +44,13 @@ def _disk_bytes(job: ImageClassifier) -> float:
     """Bytes written per image."""
     candidates, samples = len(job.classifier.candidates), sum(map(len, job.classifier.blocks))
     errors = 4 * candidates * samples if job.save_errors else 0  # float32
-    return _LINE_BYTES + _CANDIDATE_BYTES * candidates + errors
+    picture = 3 * job.size[0] * job.size[1] if job.maps is not None else 0  # PNG makes it smaller
+    return _LINE_BYTES + _CANDIDATE_BYTES * candidates + errors + picture
+
+
+def _map_evaluations(job: ImageClassifier) -> int:
+    """Denoiser rows of an error map of the two candidates with the most prompts."""
+    if job.maps is None:
+        return 0
+    rows = sorted(len(c.rows) for c in job.classifier.candidates)
+    return sum(rows[-2:]) * len(job.maps.samples)

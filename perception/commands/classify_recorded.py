@@ -25,9 +25,10 @@ def read_recorded(out: Path) -> tuple[tuple[str, ...], list[Recorded]]:
     names: tuple[str, ...] = ()
     images = []
     for record in records:
-        if not record["output"]:
+        saved = [path for path in record["output"] if path.startswith("errors/")]
+        if not saved:
             raise UserError(f"{out} holds no errors; run `perception classify` with --method exhaustive --save-errors")
-        names, image = _read(out / record["output"][0], record.get("truth"))
+        names, image = _read(out / saved[0], record.get("truth"))
         images.append(image)
     return names, images
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--subset", type=Path, metavar="FILE", help=".npy or text file of image numbers of the set")
 
 
-def load_dataset(args: argparse.Namespace) -> ClassificationSet:
-    """The data set of parsed arguments; `args.template` (a list or None) replaces its published sentences.
+def load_dataset(args: argparse.Namespace, templates: Sequence[str] | None = None) -> ClassificationSet:
+    """The data set of parsed arguments; `templates` replace its published sentences.
 
     Raises UserError without --root, and as `classification_set`.
     """
@@ -38,7 +39,7 @@ def load_dataset(args: argparse.Namespace) -> ClassificationSet:
 
     if args.root is None:
         raise UserError(f"--dataset {args.dataset} needs --root DIR, the folder that holds it.")
-    chosen = classification_set(args.dataset, args.root, templates=args.template, download=args.download)
+    chosen = classification_set(args.dataset, args.root, templates=templates, download=args.download)
     if args.subset is not None:
         chosen = chosen.subset(read_numbers(args.subset))
     return chosen.per_class(args.per_class) if args.per_class else chosen

@@ -15,7 +15,7 @@ from perception.commands.common import (
     positive_int,
 )
 from perception.commands.extract import size_pair
-from perception.errors import UserError
+from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
     from perception.commands.match_job import MatchOptions
@@ -86,10 +86,13 @@ def run(args: argparse.Namespace) -> int:
     if args.examples and args.images:
         raise UserError("--examples names its images itself; give their folder as --image-folder.")
     items, captions, source = _examples(args) if args.examples else _captions(args)
-    if args.dry_run:
-        print(_plan(args, items, captions))
-        return 0
-    return _run(args, items, captions, source)
+    try:
+        if args.dry_run:
+            print(_plan(args, items, captions))
+            return 0
+        return _run(args, items, captions, source)
+    except PromptTooLongError as error:
+        raise UserError(f"{error.fact}; shorten it, or cut all long captions with --truncate") from error
 
 
 def _examples(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from perception.data.classification_sets import LabelledImage
+from perception.data.fashion_mnist import read_idx
+from perception.data.files import explain_disk_errors
 from perception.errors import UserError
 
 Pictures = Iterable[tuple[Image.Image, int]]  # image and class id, in the order of the set
@@ -20,11 +20,13 @@ Pictures = Iterable[tuple[Image.Image, int]]  # image and class id, in the order
 def unpacked(root: Path, name: str, read: Callable[[Path], Pictures]) -> list[LabelledImage]:
     """The test images below root/unpacked/NAME/CLASS/NUMBER.png; `read(root)` makes them where they are missing.
 
-    The folder appears by one rename, so it is whole or absent. Raises UserError when the set is not below `root`.
+    The folder appears by one rename, so it is whole or absent. Raises UserError when the set is not below `root`, or
+    `root` cannot be written.
     """
     target = root / "unpacked" / name
     if not target.is_dir():
-        _write(target, read(root))
+        with explain_disk_errors(target):
+            _write(target, read(root))
     images = [LabelledImage(f"{p.parent.name}/{p.name}", p, int(p.parent.name)) for p in target.glob("*/*.png")]
     return sorted(images, key=lambda image: image.path.name)  # the order of the set
 
@@ -45,7 +47,8 @@ def _write(target: Path, pictures: Pictures) -> None:
 
 def idx_pictures(root: Path, name: str) -> Pictures:
     """MNIST and its likes: t10k-images-idx3-ubyte and labels, plain or .gz, in root/NAME/raw, root/NAME or root."""
-    images, labels = (_idx(root, name, f"t10k-{part}-ubyte") for part in ("images-idx3", "labels-idx1"))
+    parts = ("images-idx3", "labels-idx1")
+    images, labels = (read_idx(_idx_path(root, name, f"t10k-{part}-ubyte")) for part in parts)
     return ((Image.fromarray(pixels), int(label)) for pixels, label in zip(images, labels, strict=True))
 
 
@@ -77,16 +80,10 @@ def download(root: Path, name: str) -> None:
         raise UserError(f"{name} could not be downloaded to {root} ({error}); put it there by hand") from error
 
 
-def _idx(root: Path, name: str, file: str) -> np.ndarray:
-    """An IDX file of bytes (LeCun 1998): magic 0, 0, 8, dimensions, then big-endian sizes and the values."""
+def _idx_path(root: Path, name: str, file: str) -> Path:
+    """Where an IDX file of a set is, plain or .gz."""
     folders = (root / name / "raw", root / name, root)
     path = next((p for folder in folders for p in (folder / file, folder / f"{file}.gz") if p.is_file()), None)
     if path is None:
         raise UserError(f"{folders[0] / file} does not exist; give the folder that holds {name}, or download the set")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    dimensions = content[3] if content[:3] == b"\x00\x00\x08" else 0
-    sizes = np.frombuffer(content, ">u4", dimensions, 4).tolist() if dimensions else [0]
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if not dimensions or values.size != np.prod(sizes):
-        raise UserError(f"{path} is no IDX file of bytes; replace the file")
-    return values.reshape(sizes)
+    return path

@@ -31,7 +31,8 @@ def check_options(
         )
     if upsample not in (1, 2, 4, 8) or upsample > backbone.latent_stride:
         raise UserError(
-            f"upsample is {upsample}; expected 1, 2, 4 or 8, and at most {backbone.latent_stride}, the stride of the latent"
+            f"upsample is {upsample}; expected 1, 2, 4 or 8, and at most {backbone.latent_stride}, the stride of the "
+            "latent"
         )
     if train not in TRAINED:
         raise UserError(f"train is {train!r}; expected one of {', '.join(TRAINED)}")

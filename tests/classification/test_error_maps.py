@@ -29,6 +29,12 @@ def test_the_mean_of_a_map_is_the_error(tiny_backbone, image):
     assert maps.mean((1, 2)).tolist() == pytest.approx(list(result.errors), rel=1e-5)
     again = ErrorMaps(tiny_backbone, samples=5, rows=2)(latent, condition, "x")
     torch.testing.assert_close(again, maps, rtol=1e-5, atol=1e-6)
+    prompts = class_prompts(["cat", "dog"])
+    (result,) = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(3), "l1")(image, ["x"])
+    maps = ErrorMaps(tiny_backbone, samples=3, loss="l1")(latent, tiny_backbone.condition(prompts.prompts), "x")
+    assert maps.mean((1, 2)).tolist() == pytest.approx(list(result.errors), rel=1e-5)
+    with pytest.raises(UserError, match="unknown loss 'l3'"):
+        ErrorMaps(tiny_backbone, loss="l3")
     with pytest.raises(UserError, match="0 rows per denoiser call"):
         ErrorMaps(tiny_backbone, rows=0)
 

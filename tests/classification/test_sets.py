@@ -281,7 +281,6 @@ def test_the_arguments_of_a_command(tmp_path):
     (tmp_path / "subset.txt").write_text("0\n1.5\n")
     parser = argparse.ArgumentParser()
     add_dataset_arguments(parser)
-    parser.set_defaults(template=None)
     arguments = ["--dataset", "mnist", "--root", str(tmp_path)]
     args = parser.parse_args([*arguments, "--subset", str(tmp_path / "subset.npy"), "--per-class", "1"])
     (item,) = dataset_items(load_dataset(args))
@@ -313,5 +312,5 @@ def test_bad_sets_get_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"Abyssinian_2.jpg is in the list of test images but not on disk"):
         classification_set("pets", tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"no idx file")
-    with pytest.raises(UserError, match="is no IDX file of bytes"):
+    with pytest.raises(UserError, match="does not begin as an IDX file of unsigned bytes"):
         classification_set("mnist", tmp_path)

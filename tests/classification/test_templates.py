@@ -41,5 +41,7 @@ def test_a_file_of_templates(tmp_path):
     file.write_bytes(b"a {} \xe9")
     with pytest.raises(UserError, match="must be a UTF-8 text file"):
         read_templates(file)
-    with pytest.raises(UserError, match=r"no template file or set 'cars'; give a text file .* aircraft, caltech101"):
+    with pytest.raises(
+        UserError, match=r"no template file or set 'cars'; give a sentence with \{\} .* aircraft, caltech101"
+    ):
         read_templates("cars")

@@ -1,5 +1,6 @@
 """`perception classify` from files to files on the tiny backbone."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,39 +14,13 @@ from safetensors.torch import load_file
 from perception.classification.classifier import POOLS
 from perception.classification.prompts import TABLES
 from perception.classification.scoring import LOSSES
+from perception.classification.templates import TEMPLATE_SETS
 from perception.classification.transforms import INTERPOLATIONS
 from perception.commands import classify
 from perception.commands.classify_job import ImageClassifier
 from perception.commands.classify_rules import METHODS
-from perception.commands.main import main
 
-QUICK = ("--size", "64", "--device", "cpu", "--no-progress")
 STAGES = ("--samples", "2,4", "--keep", "2,1")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes with two images each."""
-    random = np.random.default_rng(0)
-    for name in ("cat", "fire_truck"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(2):
-            pixels = random.integers(0, 255, (70, 80, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def run(tiny_sd, tmp_path, capsys):
-    """Run the command; returns status, stdout, stderr."""
-
-    def call(*arguments, out=tmp_path / "out", stages=STAGES):
-        options = [*QUICK, *stages, *map(str, arguments)]
-        status = main(["classify", "--backbone", str(tiny_sd), "--out", str(out), *options])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
 
 
 def _records(out):
@@ -68,6 +43,11 @@ def test_a_folder_per_class_is_evaluated_and_a_bad_file_costs_one_line(run, fold
     assert min(good["errors"], key=good["errors"].get) == good["prompt"]
     assert good["margin"] == pytest.approx(abs(np.diff(list(good["errors"].values()))[0]), rel=1e-4)
     assert good["margin_se"] > 0
+    assert good["ranking"][0] == good["label"]
+    assert set(good["ranking"]) == {"cat", "fire truck"}
+    assert "top-5                4   100.00%" in printed
+    assert f"confusion matrix: {tmp_path / 'out/confusion.png'}" in printed
+    assert Image.open(tmp_path / "out/confusion.png").format == "PNG"
 
     (folder / "cat" / "bad.png").unlink()
     status, printed, _ = run(folder)
@@ -181,6 +161,8 @@ def test_labelled_images_calibrate_and_weigh_a_later_run(run, folder, tmp_path):
     status, printed, _ = run(folder, *arguments, out=tmp_path / "sure", stages=())
     assert status == 0
     assert "expected calibration error" in printed
+    assert f"reliability diagram: {tmp_path / 'sure/reliability.png'}" in printed
+    assert Image.open(tmp_path / "sure/reliability.png").format == "PNG"
     for record in _records(tmp_path / "sure"):
         assert sum(record["probabilities"].values()) == pytest.approx(1)
         assert max(record["probabilities"], key=record["probabilities"].get) == record["label"]
@@ -210,7 +192,13 @@ def test_labelled_images_calibrate_and_weigh_a_later_run(run, folder, tmp_path):
         ((".", "--size", "63"), "both sides must be multiples of 8"),
         ((".", "--noise", "n.npy"), "the noise file n.npy"),
         ((".", "--prompts", "p.csv"), "no prompt table or file 'p.csv'"),
-        ((".", "--template", "a photo"), "must contain {} once"),
+        ((".", "--template", "a photo"), "no template file or set 'a photo'; give a sentence with {}"),
+        ((".", "--template", "a {} {}"), "must contain {} once"),
+        (("--classes", "cat,dog"), "nothing to classify; name image files or folders, or --dataset NAME"),
+        ((".", "--per-class", "2"), "--per-class belongs to --dataset NAME"),
+        ((".", "--dataset", "folder", "--root", "."), "--dataset brings its images and classes; leave out IMAGES"),
+        (("--dataset", "folder"), "--dataset folder needs --root DIR"),
+        ((".", "--template", "very " * 90 + "{}"), "tokens and 77 fit; shorten the class name or its template"),
         (("nothing", "--classes", "cat,dog"), "nothing does not exist"),
     ],
 )
@@ -249,8 +237,6 @@ def test_every_method_answers_and_counts_alike(run, folder, tmp_path, method):
 
 
 def test_choices_of_the_help_are_those_of_the_library():
-    import argparse
-
     parser = argparse.ArgumentParser()
     classify.add_arguments(parser)
     actions = {action.dest: action for action in parser._actions}
@@ -258,6 +244,7 @@ def test_choices_of_the_help_are_those_of_the_library():
     assert tuple(actions["loss"].choices) == tuple(LOSSES)
     assert tuple(actions["interpolation"].choices) == tuple(INTERPOLATIONS)
     assert all(table in actions["prompts"].help for table in TABLES)
+    assert all(name in actions["template"].help for name in TEMPLATE_SETS)
 
 
 def test_help_needs_no_torch():

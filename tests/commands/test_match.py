@@ -127,7 +127,7 @@ def test_a_long_caption_stops_the_job_unless_it_may_be_cut(run, folder):
     image = folder / "images" / "0.png"
     status, _, complaint = run(image, "--captions", folder / "captions.txt")
     assert status == 2
-    assert "tokens and 77 fit; shorten it, or pass truncate=True" in complaint
+    assert "tokens and 77 fit; shorten it, or cut all long captions with --truncate" in complaint
     assert run(image, "--captions", folder / "captions.txt", "--truncate", out=folder / "cut")[0] == 0
 
 

@@ -1,0 +1,347 @@
+"""`perception generate` on tiny models."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception.backbones.building import randomize
+from perception.commands.generate_options import PRESETS
+from perception.commands.main import main
+from perception.generation import CITYSCAPES, new_control
+from perception.generation import PRESETS as ALL_PRESETS
+from perception.generation.samples import read_label_map
+from perception.generation.sampling import RareClassSampler, read_statistics
+
+SMALL = ["--size", "64", "--steps", "2", "--window", "8", "--stride", "4", "--held-area", "800", "--rescale", "1.5"]
+BESIDE = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
+
+
+def saved_control(backbone, channels, folder):
+    """The folder of a control network that changes something."""
+    control = new_control(backbone, channels)
+    for part in (control.controlnet_cond_embedding, control.controlnet_down_blocks, control.controlnet_mid_block):
+        randomize(part, str(channels))
+    with torch.no_grad():
+        for weight in control.controlnet_cond_embedding.parameters():
+            weight.mul_(2.5)
+    control.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def control(tiny_backbone, tmp_path_factory):
+    return saved_control(tiny_backbone, 20, tmp_path_factory.mktemp("control") / "labels")
+
+
+@pytest.fixture(scope="session")
+def depth_control(tiny_backbone, tmp_path_factory):
+    return saved_control(tiny_backbone, 1, tmp_path_factory.mktemp("control") / "depth")
+
+
+def street(number):
+    """Sky, building, road, a car and ignored pixels, 80 x 96."""
+    labels = np.full((80, 96), 10, np.uint8)
+    labels[25:50], labels[50:] = 2, 0
+    labels[55:68, 20 + number : 50] = 13
+    labels[60:, :30] = 255
+    return labels
+
+
+@pytest.fixture
+def maps(tmp_path):
+    root = tmp_path / "maps"
+    (root / "town").mkdir(parents=True)
+    for number, name in enumerate(("a_labelTrainIds.png", "town/b_labelTrainIds.png")):
+        Image.fromarray(street(number)).save(root / name)
+    return root
+
+
+@pytest.fixture
+def generate(maps, control, tiny_sd, tmp_path):
+    """Run the command on the maps; later arguments win."""
+
+    def run(*arguments, out="out", labels=maps):
+        command = ["generate", "--labels", labels, "--control", control, "--backbone", tiny_sd, "--device", "cpu"]
+        return main([*map(str, command), "--no-progress", *SMALL, "--out", str(tmp_path / out), *map(str, arguments)])
+
+    return run
+
+
+def manifest(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def files(out):
+    paths = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+def reason(capsys):
+    return capsys.readouterr().err.removeprefix("perception: ").strip()
+
+
+def test_a_ready_data_set_with_provenance(generate, maps, tmp_path, capsys):
+    licences = ["--licence", "labels=research only", "--licence", "control=CC-BY-SA-4.0"]
+    assert generate("--per-label", "2", "--domains", "night,none", *licences) == 0
+    out = tmp_path / "out"
+    assert "4 samples in the data set (class names alone 2, night 2)" in capsys.readouterr().out
+    lines = manifest(out)
+    assert [line["id"] for line in lines] == ["a_0", "a_1", "town/b_0", "town/b_1"]
+    for line in lines:
+        image, labels = (Image.open(out / path) for path in line["output"])
+        assert (image.mode, image.size, labels.mode, labels.size) == ("RGB", (64, 64), "L", (64, 64))
+        source, (left, top, right, bottom) = maps / line["source"], line["box"]
+        assert np.array_equal(np.asarray(labels), np.asarray(Image.open(source))[top:bottom, left:right])
+        assert 255 in np.asarray(labels)
+        assert line["hash"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        assert line["hashes"] == {p: hashlib.sha256((out / p).read_bytes()).hexdigest() for p in line["output"]}
+        assert line["class_pixels"] == {str(c): int((np.asarray(labels) == c).sum()) for c in (0, 2, 10, 13)}
+        assert line["licences"] == {"backbone": "unknown", "controls": ["CC-BY-SA-4.0"], "labels": "research only"}
+        assert line["sampler"]["steps"] == 2 and line["safety_checker"] == "off" and line["versions"]["perception"]
+        assert line["prompt"].startswith("road building sky car") == (line["domain"] is None)
+    assert {(line["id"][:-2], line["domain"]) for line in lines} == {
+        (stem, domain) for stem in ("a", "town/b") for domain in ("night", None)
+    }
+    card = (out / "README.md").read_text()
+    assert all(
+        text in card for text in ("CC-BY-SA-4.0", "research only", "| night | 2 |", "BaseSegDataset", "| car | 4 |")
+    )
+    assert Image.open(out / "preview.png").size == (2 * 3 * 192, 2 * 192)
+
+
+def test_statistics_are_of_the_generated_labels_and_can_be_drawn_from(generate, tmp_path):
+    assert generate() == 0
+    out = tmp_path / "out"
+    rows, by_file, by_class = (json.loads((out / name).read_text()) for name in sorted(BESIDE))
+    assert [row["file"] for row in rows] == ["labels/a_0_labelTrainIds.png", "labels/town/b_0_labelTrainIds.png"]
+    assert all((out / row["file"]).is_file() and by_file[row["file"]]["0"] == row["0"] for row in rows)
+    assert list(by_class) == ["0", "2", "10", "13"] and by_class["13"][0] == [rows[0]["file"], rows[0]["13"]]
+    assert RareClassSampler(read_statistics(rows), min_pixels=10).select(2, np.random.default_rng(0))
+
+
+def test_mmseg_reads_it(generate, tmp_path):
+    from mmseg.datasets import BaseSegDataset
+
+    assert generate() == 0
+    made = BaseSegDataset(
+        data_root=str(tmp_path / "out"),
+        data_prefix={"img_path": "images", "seg_map_path": "labels"},
+        img_suffix=".png",
+        seg_map_suffix="_labelTrainIds.png",
+        metainfo={"classes": CITYSCAPES.names},
+    )
+    pairs = [(made.get_data_info(i)["img_path"], made.get_data_info(i)["seg_map_path"]) for i in range(len(made))]
+    assert len(pairs) == 2 and all(os.path.isfile(path) for pair in pairs for path in pair)
+
+
+def test_a_rerun_does_nothing_and_more_repetitions_extend(generate, tmp_path, capsys):
+    assert generate("--domains", "fog,rain,snow") == 0
+    first = files(tmp_path / "out")
+    assert generate("--domains", "fog,rain,snow") == 0
+    assert "0 done, 2 already there" in capsys.readouterr().out and files(tmp_path / "out") == first
+    assert generate("--domains", "fog,rain,snow", "--per-label", "2") == 0
+    assert "2 done, 2 already there" in capsys.readouterr().out
+    assert generate("--domains", "fog,rain,snow", "--per-label", "2", out="whole") == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert {k: v for k, v in first.items() if k.startswith("images/")}.items() <= files(tmp_path / "out").items()
+
+
+def test_another_option_or_seed_is_another_set(generate, tmp_path, capsys):
+    assert generate() == 0
+    assert generate("--steps", "3") == 2
+    assert "sampler" in reason(capsys)
+    assert generate("--seed", "1", out="other") == 0
+    one, other = (files(tmp_path / name)["images/a_0.png"] for name in ("out", "other"))
+    assert one != other
+
+
+def test_a_changed_label_map_is_done_again(generate, maps, tmp_path, capsys):
+    assert generate() == 0
+    Image.fromarray(street(5)).save(maps / "a_labelTrainIds.png")
+    assert generate() == 0
+    assert "1 done, 1 already there" in capsys.readouterr().out
+    assert main(["generate", "--verify", str(tmp_path / "out")]) == 0
+
+
+def test_rare_classes_choose_maps_and_crops(generate, maps, tmp_path, capsys):
+    rare = street(0)
+    rare[30:40, 80:] = 11
+    Image.fromarray(rare).save(maps / "c_labelTrainIds.png")
+    assert generate("--rare-classes", "--count", "2", "--min-pixels", "50", "--temperature", "0.05") == 0
+    lines = manifest(tmp_path / "out")
+    assert len({line["source"] for line in lines}) == 2
+    for line in lines:
+        assert line["class_pixels"][str(CITYSCAPES.id_of(line["class"]))] > 0
+    assert generate("--rare-classes", "--count", "9", "--min-pixels", "50", out="many") == 2
+    assert "9 different label maps were asked for, but only 3" in reason(capsys)
+    stats = tmp_path / "stats.json"
+    stats.write_text(json.dumps([{"11": 160, "0": 900, "file": "/gta/c_labelTrainIds.png"}]))
+    options = ("--rare-classes", "--count", "1", "--min-pixels", "50", "--statistics", stats)
+    assert generate(*options, out="stated") == 0
+    assert [line["class"] for line in manifest(tmp_path / "stated")] == ["person"]
+    stats.write_text(json.dumps([{"11": 160, "file": "z.png"}]))
+    assert generate(*options, out="wrong") == 2 and "not below --labels" in reason(capsys)
+
+
+def test_other_classes_templates_and_a_second_control(generate, maps, depth_control, tiny_backbone, tmp_path, capsys):
+    names = ",".join(f"thing {i}" for i in range(19))
+    (tmp_path / "depth" / "town").mkdir(parents=True)
+    for name in ("a", "town/b"):
+        pixels = np.random.default_rng(0).integers(0, 65536, (80, 96), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "depth" / f"{name}.png")
+    second = ("--control", depth_control, "--control-images", tmp_path / "depth", "--control-scale", "1,0.5")
+    options = ("--classes", names, "--domains", "dawn", "--template", "dawn=Early, {names}.", *second)
+    assert generate(*options) == 0, reason(capsys)
+    first, _ = manifest(tmp_path / "out")
+    assert first["prompt"] == "Early, thing 0 thing 2 thing 10 thing 13."
+    assert [one["file"] for one in first["control_images"]] == ["a.png"] and len(first["model"]["controls"]) == 2
+    Image.fromarray(np.zeros((80, 96), np.uint8)).save(tmp_path / "depth" / "a.png")
+    assert generate(*options) == 0
+    assert "1 done, 1 already there" in capsys.readouterr().out
+    Image.fromarray(np.zeros((80, 96, 3), np.uint8)).save(tmp_path / "depth" / "a.png")
+    (tmp_path / "depth" / "town" / "b.png").unlink()
+    assert generate(*options, out="bad") == 1
+    reasons = [line["reason"] for line in manifest(tmp_path / "bad")]
+    assert "has the mode RGB, but its control network takes 1 channels" in reasons[0]
+    assert "has no control image town/b" in reasons[1]
+
+
+BAD_MAPS = {
+    "colour": (np.zeros((80, 96, 3), np.uint8), "has mode RGB and shape (80, 96, 3)"),
+    "small": (np.zeros((60, 96), np.uint8), "a crop of 64 x 64 does not fit"),
+    "ids": (np.full((80, 96), 19, np.uint8), "holds the class ids [19], but there are 19 classes"),
+    "sixteen": (np.full((80, 96), 700, np.uint16), "expected one 8-bit class id per pixel"),
+    "broken": (None, "cannot be read"),
+}
+
+
+def test_a_bad_label_map_costs_its_line(generate, maps, tmp_path):
+    for name, (pixels, _) in BAD_MAPS.items():
+        if pixels is None:
+            whole = (maps / "a_labelTrainIds.png").read_bytes()
+            (maps / f"{name}_labelTrainIds.png").write_bytes(whole[: len(whole) // 2])
+        else:
+            Image.fromarray(pixels).save(maps / f"{name}_labelTrainIds.png")
+    assert generate("--around", "car") == 1
+    lines = {line["id"]: line for line in manifest(tmp_path / "out")}
+    assert [key for key in lines if lines[key]["status"] == "done"] == ["a_0", "town/b_0"]
+    for name, (_, text) in BAD_MAPS.items():
+        assert text in lines[f"{name}_0"]["reason"]
+    assert len(files(tmp_path / "out")) == 2 * 2 + len(BESIDE) + 4  # manifest, job, preview, card
+    assert generate("--around", "train", out="none") == 1
+    assert "no pixel of class 16" in manifest(tmp_path / "none")[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--around", "castle"], "the class 'castle' is not in the vocabulary"),
+        (["--domains", "night,hail"], "there is no template for the domain 'hail'"),
+        (["--domains", "night,night"], "name one twice"),
+        (["--template", "dawn"], "expected NAME=TEXT"),
+        (["--classes", "road,sky"], "takes 20 channels, but 2 classes"),
+        (["--size", "70"], "multiples of 8 pixels"),
+        (["--window", "2", "--steps", "2000"], "steps is 2000"),
+        (["--rare-classes"], "--rare-classes and --count N together"),
+        (["--control", "x"], "one --control-images FOLDER"),
+        (["--licence", "me"], "expected backbone=NAME"),
+        (["--labels", "nowhere"], "nowhere is not a folder"),
+        (["--rare-classes", "--count", "1", "--statistics", "nowhere"], "cannot be read"),
+    ],
+)
+def test_config_faults_stop_before_anything_is_loaded(generate, monkeypatch, tmp_path, capsys, arguments, expected):
+    monkeypatch.setattr("perception.backbones.load_backbone", None)
+    assert generate(*arguments) == 2
+    assert expected in reason(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_control_network_of_another_backbone_is_refused(generate, make_folder, tmp_path, capsys):
+    assert generate("--backbone", make_folder("sdxl")) == 2
+    assert "use a control network that was made for" in reason(capsys)
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_dry_run(generate, tmp_path, capsys):
+    assert generate("--per-label", "3", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    rows = dict(line.strip().split("  ", 1) for line in printed.splitlines())
+    assert rows["items"] == "6" and "TFLOP (denoiser" in rows["per image"]
+    assert 0 < int(rows["denoiser evaluations"]) <= 6 * 2 * 2 * (1 + 4)  # images, halves, steps, windows
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_stops_with_one_sentence_and_the_rerun_completes(generate, monkeypatch, tmp_path, capsys, call):
+    real, calls = getattr(os, call), 0
+
+    def full_later(*args):
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full_later)
+        assert generate() == 2
+    assert reason(capsys).startswith("No space left in ")
+    assert not [name for name in files(tmp_path / "out") if name.endswith(".tmp")]
+    assert generate() == 0 and generate(out="plain") == 0
+    assert files(tmp_path / "out") == files(tmp_path / "plain")
+
+
+def test_verify_finds_every_kind_of_damage(generate, tmp_path, capsys):
+    assert generate("--per-label", "3") == 0
+    out = tmp_path / "out"
+    check = ["generate", "--verify", str(out)]
+    assert main(check) == 0 and "6 samples, 0 failed: all files are whole and fit" in capsys.readouterr().out
+    content = (out / "images" / "a_0.png").read_bytes()
+    (out / "images" / "a_0.png").write_bytes(content[:-1] + b"x")
+    (out / "labels" / "a_1_labelTrainIds.png").unlink()
+    (out / "images" / "stranger.png").write_bytes(content)
+    (out / "preview.png").unlink()
+    (out / "sample_class_stats.json").write_text("[]")
+    assert main(check) == 1
+    printed = capsys.readouterr().out
+    for text in (
+        "a_0: a_0.png has other bytes",
+        "a_1: a_1_labelTrainIds.png cannot be read",
+        "images/stranger.png is in no line",
+        "preview.png is missing",
+        "sample_class_stats.json does not belong",
+        "5 problems",
+    ):
+        assert text in printed
+    assert main(["generate", "--verify", str(tmp_path)]) == 2
+
+
+def test_the_presets_are_those_of_the_library():
+    assert set(PRESETS) == set(ALL_PRESETS)
+
+
+def test_real_label_maps_are_read(tmp_path):
+    Image.fromarray(street(0)).convert("P").save(tmp_path / "p.png")
+    assert np.array_equal(read_label_map(tmp_path / "p.png", CITYSCAPES), street(0))
+
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "generate_dataset.py"
+
+
+def test_the_tool_runs_an_options_file(maps, control, tiny_sd, tmp_path):
+    options = {"labels": maps, "control": [control], "backbone": tiny_sd, "out": tmp_path / "out", "size": "64"}
+    config = tmp_path / "options.json"
+    config.write_text(json.dumps({k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in options.items()}))
+    command = [sys.executable, str(TOOL), str(config), "--steps", "1", "--rescale", "1", "--no-progress"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 done" in done.stdout and manifest(tmp_path / "out")[0]["sampler"]["steps"] == 1
