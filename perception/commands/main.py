@@ -20,6 +20,7 @@ COMMANDS = {
     "match": "perception.commands.match",
     "segment": "perception.commands.segment",
     "depth": "perception.commands.depth",
+    "generate": "perception.commands.generate",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
     "convert": "perception.commands.convert",

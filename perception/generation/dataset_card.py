@@ -20,8 +20,8 @@ _FILES = """| path | what |
 |---|---|
 | `images/ID.png` | the generated image, RGB |
 | `labels/ID_labelTrainIds.png` | the label map it was made from: 8-bit class ids, 255 = ignore |
-| `manifest.jsonl` | one line per sample: source label map and its SHA-256, crop, class, prompt, seed, sampler, models, \
-licences, SHA-256 of both files |
+| `manifest.jsonl` | one line per sample: source label map and its SHA-256, crop, class, prompt, seed, sampler, \
+models, licences, SHA-256 of both files |
 | `sample_class_stats.json`, `sample_class_stats_dict.json`, `samples_with_class.json` | pixels per class, for rare \
 class sampling |
 | `preview.png` | image, labels and both mixed, of samples from all over the set |
@@ -51,13 +51,14 @@ def dataset_card(
     }
     counts = f"{len(records)} samples of {len({record['source'] for record in records})} label maps"
     missing = f"; {failed} samples could not be made (`manifest.jsonl` says why)" if failed else ""
-    head = f"# Generated street scenes\n\n{counts}{missing}. Made with `perception generate` (DGInStyle, arXiv 2312.03048)."
+    made = "Made with `perception generate` (DGInStyle, arXiv 2312.03048)."
+    head = f"# Generated street scenes\n\n{counts}{missing}. {made}"
     return "\n\n".join([head, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
 
 
 _LIMITS = (
     "The images follow their label maps only as well as the control network does; none was looked at by a person, and "
-    "no sample was filtered by this job. No safety checker was active. Times of day and dates are not recorded, so that "
+    "no sample was filtered by this job. No safety checker was active. The time of the job is not recorded, so that "
     "the same job writes the same bytes."
 )
 

@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 
 from perception.backbones.building import randomize
+from perception.commands.generate_config import arguments_of
 from perception.commands.generate_options import PRESETS
 from perception.commands.main import main
+from perception.errors import UserError
 from perception.generation import CITYSCAPES, new_control
 from perception.generation import PRESETS as ALL_PRESETS
 from perception.generation.samples import read_label_map
 from perception.generation.sampling import RareClassSampler, read_statistics
 
-SMALL = ["--size", "64", "--steps", "2", "--window", "8", "--stride", "4", "--held-area", "800", "--rescale", "1.5"]
+SMALL = ["--size", "64", "--steps", "2", "--window", "8", "--stride", "4", "--held-area", "800", "--rescale", "1"]
 BESIDE = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
 
 
@@ -91,7 +93,7 @@ def reason(capsys):
 
 def test_a_ready_data_set_with_provenance(generate, maps, tmp_path, capsys):
     licences = ["--licence", "labels=research only", "--licence", "control=CC-BY-SA-4.0"]
-    assert generate("--per-label", "2", "--domains", "night,none", *licences) == 0
+    assert generate("--per-label", "2", "--domains", "night,none", "--rescale", "1.5", *licences) == 0
     out = tmp_path / "out"
     assert "4 samples in the data set (class names alone 2, night 2)" in capsys.readouterr().out
     lines = manifest(out)
@@ -272,7 +274,7 @@ def test_a_control_network_of_another_backbone_is_refused(generate, make_folder,
 
 
 def test_dry_run(generate, tmp_path, capsys):
-    assert generate("--per-label", "3", "--dry-run") == 0
+    assert generate("--per-label", "3", "--rescale", "1.5", "--dry-run") == 0
     printed = capsys.readouterr().out
     rows = dict(line.strip().split("  ", 1) for line in printed.splitlines())
     assert rows["items"] == "6" and "TFLOP (denoiser" in rows["per image"]
@@ -345,3 +347,52 @@ def test_the_tool_runs_an_options_file(maps, control, tiny_sd, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 done" in done.stdout and manifest(tmp_path / "out")[0]["sampler"]["steps"] == 1
+
+
+PYTHON = """
+from pathlib import Path
+labels = Path("maps")
+control = ["a", "b"]
+size = (64, 96)
+domains = ["night", "fog"]
+template = {"dawn": "At dawn, {names}."}
+rare_classes = True
+no_progress = False
+negative_prompt = "-blurred"
+"""
+TOML = """
+labels = "maps"
+control = ["a", "b"]
+size = [64, 96]
+domains = ["night", "fog"]
+rare_classes = true
+negative_prompt = "-blurred"
+[template]
+dawn = "At dawn, {names}."
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("o.py", PYTHON), ("o.toml", TOML)])
+def test_options_files(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert set(arguments_of(tmp_path / name)) == {
+        "--labels=maps", "--control=a", "--control=b", "--size=64x96", "--domains=night,fog", "--rare-classes",
+        "--template=dawn=At dawn, {names}.", "--negative-prompt=-blurred",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("o.json", '{"per_lable": 3}', "did you mean 'per_label'"),
+        ("o.json", '{"dry_run": "yes"}', "--dry-run is a switch"),
+        ("o.json", "[1]", "holds no names and values"),
+        ("o.json", "{", "cannot be read"),
+        ("o.py", "1 / 0", "ZeroDivisionError"),
+        ("o.yaml", "", "is no options file"),
+    ],
+)
+def test_bad_options_files(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=expected):
+        arguments_of(tmp_path / name)
