@@ -50,10 +50,10 @@ def stated_licences(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _of_card(path: Path) -> str | None:
-    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import metadata_load
 
     try:
-        data = ModelCard.load(path).data.to_dict()
+        data = metadata_load(path) or {}
     except (ValueError, OSError):  # a README that is no model card
         return None
     name = data.get("license_name") if data.get("license") == "other" else data.get("license")

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 
 from perception.backbones.building import randomize
-from perception.commands.generate_config import arguments_of
 from perception.commands.generate_options import PRESETS
 from perception.commands.main import main
-from perception.errors import UserError
 from perception.generation import CITYSCAPES, new_control
 from perception.generation import PRESETS as ALL_PRESETS
+from perception.generation.licences import licence_of
 from perception.generation.samples import read_label_map
 from perception.generation.sampling import RareClassSampler, read_statistics
 
@@ -327,6 +326,15 @@ def test_verify_finds_every_kind_of_damage(generate, tmp_path, capsys):
     assert main(["generate", "--verify", str(tmp_path)]) == 2
 
 
+def test_licences_come_from_model_cards(tmp_path):
+    (tmp_path / "net" / "unet").mkdir(parents=True)
+    assert licence_of(tmp_path / "net" / "unet") == "unknown"
+    (tmp_path / "net" / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n# A network\n")
+    assert licence_of(tmp_path / "net" / "unet") == licence_of(tmp_path / "net") == "cc-by-sa-4.0"
+    (tmp_path / "net" / "unet" / "README.md").write_text("no card")
+    assert licence_of(tmp_path / "net" / "unet") == "cc-by-sa-4.0" and licence_of("mini") == "Apache-2.0"
+
+
 def test_the_presets_are_those_of_the_library():
     assert set(PRESETS) == set(ALL_PRESETS)
 
@@ -347,52 +355,3 @@ def test_the_tool_runs_an_options_file(maps, control, tiny_sd, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 done" in done.stdout and manifest(tmp_path / "out")[0]["sampler"]["steps"] == 1
-
-
-PYTHON = """
-from pathlib import Path
-labels = Path("maps")
-control = ["a", "b"]
-size = (64, 96)
-domains = ["night", "fog"]
-template = {"dawn": "At dawn, {names}."}
-rare_classes = True
-no_progress = False
-negative_prompt = "-blurred"
-"""
-TOML = """
-labels = "maps"
-control = ["a", "b"]
-size = [64, 96]
-domains = ["night", "fog"]
-rare_classes = true
-negative_prompt = "-blurred"
-[template]
-dawn = "At dawn, {names}."
-"""
-
-
-@pytest.mark.parametrize(("name", "text"), [("o.py", PYTHON), ("o.toml", TOML)])
-def test_options_files(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    assert set(arguments_of(tmp_path / name)) == {
-        "--labels=maps", "--control=a", "--control=b", "--size=64x96", "--domains=night,fog", "--rare-classes",
-        "--template=dawn=At dawn, {names}.", "--negative-prompt=-blurred",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("o.json", '{"per_lable": 3}', "did you mean 'per_label'"),
-        ("o.json", '{"dry_run": "yes"}', "--dry-run is a switch"),
-        ("o.json", "[1]", "holds no names and values"),
-        ("o.json", "{", "cannot be read"),
-        ("o.py", "1 / 0", "ZeroDivisionError"),
-        ("o.yaml", "", "is no options file"),
-    ],
-)
-def test_bad_options_files(tmp_path, name, text, expected):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=expected):
-        arguments_of(tmp_path / name)

@@ -1,0 +1,140 @@
+"""`perception generate`: a labelled data set of street scenes from label maps."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+
+from perception.commands.common import add_backbone_arguments, add_job_arguments, comma_list, job_options, positive_int
+from perception.commands.generate_options import add_option_arguments
+from perception.errors import UserError
+
+SUMMARY = "make a labelled data set of street scenes from label maps"
+EXAMPLES = """perception generate --labels gta/labels --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 \\
+    --control DGInStyle/ControlNet_UNet-S --per-label 4 --domains night,fog --preset fast --out runs/gen
+perception generate --labels gta/labels --control controlnet --rare-classes --count 6000 --out runs/gen
+perception generate --labels gta/labels --control controlnet --dry-run    # what it would cost
+perception generate --verify runs/gen    # are all files there, whole and of one piece?
+torchrun --nproc-per-node 8 -m perception.commands.main generate ... --engine torchrun"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to make samples of, what they are told, the sampler, the models, and the shared options."""
+    group = parser.add_argument_group("samples")
+    group.add_argument("--labels", type=Path, metavar="FOLDER", help="label maps: 8-bit class ids, 255 = ignore")
+    group.add_argument(
+        "--per-label", type=positive_int, default=1, metavar="N", help="samples of each label map (default: 1)"
+    )
+    group.add_argument("--classes", help="class names by id, 'A,B,...' or a file with one a line (default: Cityscapes)")
+    crop = group.add_mutually_exclusive_group()
+    crop.add_argument("--around", metavar="CLASS", help="crop around pixels of this class (default: the middle)")
+    crop.add_argument(
+        "--rare-classes", action="store_true", help="draw --count label maps, rare classes first, and crop around them"
+    )
+    group.add_argument("--count", type=positive_int, metavar="N", help="label maps drawn by --rare-classes")
+    group.add_argument("--temperature", type=float, default=0.01, help="of --rare-classes (default: 0.01)")
+    group.add_argument(
+        "--min-pixels", type=int, default=3000, metavar="N", help="a map is drawn for classes with more (default: 3000)"
+    )
+    group.add_argument(
+        "--statistics", type=Path, metavar="FILE", help="a sample_class_stats.json, else maps are counted"
+    )
+    _add_prompt_arguments(parser)
+    _add_control_arguments(parser)
+    add_option_arguments(parser)
+    add_backbone_arguments(parser)
+    add_job_arguments(parser, batch_size=1)
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a finished data set instead, file by file")
+
+
+def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "--domains",
+        type=comma_list,
+        default=(),
+        metavar="A,B",
+        help="dealt out in turn, 'none' for class names alone (default: the paper's weather, drawn half of the time)",
+    )
+    group.add_argument(
+        "--template",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="how a domain is put into words, with {names} for the classes; repeat for several",
+    )
+    group.add_argument(
+        "--domain-probability", type=float, default=0.5, metavar="P", help="without --domains (default: 0.5)"
+    )
+
+
+def _add_control_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("control networks")
+    group.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a ControlNet: folder or hub id; the first one takes label maps; repeat for several",
+    )
+    group.add_argument(
+        "--control-images",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="pictures for the second control network and further ones, named as the label maps",
+    )
+    group.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="PART=NAME",
+        help="of backbone, control or labels, where their folders do not say it",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate, plan or verify; 1 when a sample failed or a file is damaged."""
+    if args.verify is not None:
+        from perception.commands.generate_verify import verify
+
+        report = verify(args.verify)
+        print(report.render())
+        return 1 if report.problems else 0
+    _check(args)
+    from perception.commands.generate_setup import read_setup
+
+    setup = read_setup(args)
+    if args.dry_run:
+        from perception.commands.generate_plan import plan_scenes
+
+        print(plan_scenes(setup.build(), setup.items, args.out).render())
+        return 0
+    from perception.commands.generate_report import finish
+    from perception.engine.runner import run_job
+
+    options = job_options(args)
+    summary = run_job(setup.items, partial(setup.build), options)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join([*finish(options.out, setup.vocabulary), summary.render()]))
+    return summary.exit_code
+
+
+def _check(args: argparse.Namespace) -> None:
+    """UserError for options that contradict each other, all of them together."""
+    problems = []
+    if args.labels is None:
+        problems.append("add --labels FOLDER with the label maps")
+    if not args.control:
+        problems.append("add --control FOLDER with a ControlNet for label maps")
+    if not args.dry_run and args.out is None:
+        problems.append("add --out FOLDER for the data set")
+    if args.rare_classes != (args.count is not None):
+        problems.append("give --rare-classes and --count N together")
+    if len(args.control_images) != max(len(args.control) - 1, 0):
+        problems.append("give one --control-images FOLDER for every --control behind the first")
+    if problems:
+        raise UserError(f"The job is not complete: {'; '.join(problems)}.")

@@ -1,0 +1,148 @@
+"""The generate job: label maps in; images, label maps and manifest records with full provenance out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from perception.commands.results import fingerprint
+from perception.data.files import file_hash
+from perception.data.images import content_hash
+from perception.data.pictures import png_bytes
+from perception.engine.items import Item
+from perception.engine.jobs import Outcome
+from perception.errors import UserError
+from perception.generation.generator import GeneratedScene, SceneGenerator
+from perception.generation.labels import class_counts
+from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE, Sample, read_label_map
+from perception.generation.scenes import Scene
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # of control images
+_FULL_SCALE = {"L": 255.0, "RGB": 255.0, "I;16": 65535.0, "F": 1.0}  # value that becomes 1
+
+
+class SceneFiles:
+    """Job predictor of a scene generator: images/ID.png and labels/ID_labelTrainIds.png below OUT.
+
+    The scenes of a batch share denoiser calls: their pixels may differ by a grey level from those made alone. One by
+    one (the command's default) an image is a function of its own label map, so a resumed job writes the same bytes.
+    On a CPU they depend on the number of threads too (sums in another order), and torchrun sets OMP_NUM_THREADS=1.
+    """
+
+    def __init__(
+        self,
+        generator: SceneGenerator,
+        samples: Sequence[Sample],
+        settings: Mapping[str, Any],  # everything else that changes a result; `seed` and `licences` are read
+        control_images: Sequence[Path] = (),  # folders, one per control network behind the first
+    ) -> None:
+        self.generator = generator
+        self.device = generator.backbone.device
+        self.samples = {sample.id: sample for sample in samples}
+        self.control_images = control_images
+        self.licences, self.seed = settings["licences"], settings["seed"]
+        self.sampler = generator.options.to_json()
+        self.options = {**settings, "model": generator.model, "sampler": self.sampler}
+        self.fingerprint = fingerprint(self.options)
+
+    def prepare(self, item: Item) -> Scene:
+        """Read a label map and compose its scene; UserError where it does not fit the classes or the crop."""
+        sample = self.samples[item.id]
+        labels = _guarded(sample.path, lambda: read_label_map(sample.path, self.generator.vocabulary))
+        return self.generator.composer(
+            labels,
+            seed=self.seed,
+            sample_id=sample.id,
+            label=sample.label,
+            domain=sample.domain,
+            others=[
+                read_control(path, channels)
+                for path, channels in zip(self._others(sample), self.generator.denoiser.channels[1:], strict=True)
+            ],
+        )
+
+    def __call__(self, batch: Sequence[Scene]) -> list[Outcome]:
+        """Images of scenes."""
+        return [self._outcome(scene, made) for scene, made in zip(batch, self.generator(batch), strict=True)]
+
+    def still_valid(self, record: dict[str, Any]) -> bool:
+        """False where the sample is now asked for with another crop class, or its control images have changed."""
+        sample = self.samples[record["id"]]
+        return record["class"] == self._class(sample) and record["control_images"] == self._other_records(sample)
+
+    def _outcome(self, scene: Scene, made: GeneratedScene) -> Outcome:
+        sample, classes = self.samples[scene.sample_id], len(self.generator.vocabulary)
+        files = {
+            IMAGE_PLACE.format(sample.id): png_bytes(np.asarray(made.image)),
+            LABEL_PLACE.format(sample.id): png_bytes(made.labels),
+        }
+        record = {
+            "source": sample.source,
+            "repetition": sample.repetition,
+            "class": self._class(sample),
+            "box": list(scene.box),  # x1, y1, x2, y2 in the source map
+            "size": list(made.labels.shape),
+            "prompt": scene.prompt.text,
+            "domain": scene.prompt.domain,
+            "held_share": round(float(scene.held.mean()), 6),
+            "class_pixels": {str(label): count for label, count in class_counts(made.labels, classes).items()},
+            "hashes": {path: content_hash(content) for path, content in files.items()},
+            "control_images": self._other_records(sample),
+            "sampler": self.sampler,
+            "model": self.generator.model,
+            "licences": self.licences,
+            "safety_checker": "off",
+        }
+        return Outcome(record, files)
+
+    def _class(self, sample: Sample) -> str | None:
+        return None if sample.label is None else self.generator.vocabulary.names[sample.label]
+
+    def _others(self, sample: Sample) -> list[Path]:
+        """The control images of a sample's label map, one for each control network behind the first."""
+        return [_partner(folder, sample) for folder in self.control_images]
+
+    def _other_records(self, sample: Sample) -> list[dict[str, str]]:
+        return [{"file": path.name, "hash": file_hash(path)} for path in self._others(sample)]
+
+
+def read_control(path: Path, channels: int) -> np.ndarray:
+    """A control image float32 [channels, H, W] in [0, 1]: 8 or 16-bit grey for one channel, RGB for three.
+
+    Raises:
+        UserError: it cannot be read, or has other channels.
+    """
+    with _guarded(path, lambda: Image.open(path)) as image:
+        _guarded(path, image.load)
+        scale = _FULL_SCALE.get(image.mode)
+        pixels = np.asarray(image, np.float32)
+        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if scale is None or len(planes) != channels:
+            raise UserError(
+                f"the control image {path.name} has the mode {image.mode}, but its control network takes {channels} "
+                "channels; save it as grey (one channel) or RGB (three)"
+            )
+    return planes / np.float32(scale)
+
+
+def _partner(folder: Path, sample: Sample) -> Path:
+    """The picture in `folder` that belongs to a label map: the same stem, with or without the labels' ending."""
+    stems = (sample.id.rpartition("_")[0], sample.source.rpartition(".")[0])
+    for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder} has no control image {stems[0]} ({', '.join(_SUFFIXES)}); add it")
+
+
+def _guarded(path: Path, read: Any) -> Any:
+    """What `read` returns; UserError for whatever a damaged picture makes Pillow raise."""
+    try:
+        return read()
+    except UserError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}); replace the file") from error

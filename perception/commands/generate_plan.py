@@ -1,0 +1,93 @@
+"""What `perception generate` would cost: the dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from perception.commands.generate_job import SceneFiles
+from perception.engine.items import Item
+from perception.engine.plan import CostPlan, Measurement, measure, plan, remaining
+from perception.errors import UserError
+from perception.generation.plan import SceneCost, ScenePlanner
+from perception.generation.scenes import Scene
+
+_COUNTED = 32  # scenes whose windows are counted, from all over the job
+_LINE_BYTES = 3000  # of a manifest line and the statistics
+
+
+@dataclass(frozen=True)
+class ScenePlan:
+    """The plan of a job, and where its work goes."""
+
+    total: CostPlan
+    costs: Sequence[SceneCost]  # of some scenes
+    skipped: float  # mean share of windows of the second pass that are held as a whole
+
+    def render(self) -> str:
+        """A small table for people."""
+        parts = {"denoiser": 0.0, "control networks": 0.0, "autoencoder": 0.0}
+        for cost in self.costs:
+            parts["denoiser"] += cost.denoiser_flops
+            parts["control networks"] += cost.control_flops
+            parts["autoencoder"] += cost.autoencoder_flops
+        whole = sum(parts.values()) or 1
+        shares = ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in parts.items())
+        mean = whole / len(self.costs) / 1e12
+        rows = [
+            ("per image", f"{mean:.3g} TFLOP ({shares})"),
+            ("windows left out", f"{100 * self.skipped:.0f} % of the second pass, held as a whole"),
+            ("counted on", f"{len(self.costs)} samples"),
+        ]
+        return "\n".join([self.total.render(), *(f"{name:>20}  {value}" for name, value in rows)])
+
+
+def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None) -> ScenePlan:
+    """Windows of scenes from all over the job are counted, one denoiser call is measured; nothing is written.
+
+    Raises:
+        UserError: none of the label maps looked at can be used.
+    """
+    count = ScenePlanner(job.generator.denoiser, job.generator.options)
+    spread = [items[i * len(items) // min(_COUNTED, len(items))] for i in range(min(_COUNTED, len(items)))]
+    costs = [count(scene) for scene in islice(_usable(job, spread), _COUNTED)]
+    if not costs:
+        raise UserError("None of the label maps looked at can be used; without --dry-run the manifest says why.")
+    flops = sum(cost.flops for cost in costs) / len(costs)
+    call = _measured_call(job)
+    image = Measurement(flops, call.seconds * flops / max(call.flops, 1), call.base_bytes, call.peak_bytes)
+    height, width = job.generator.options.size
+    total = plan(
+        image,
+        remaining(items, out),
+        batch_size=1,
+        evaluations=round(sum(cost.evaluations for cost in costs) / len(costs)),
+        disk_bytes=3 * height * width + height * width / 8 + _LINE_BYTES,  # as much as an incompressible image
+    )
+    second = [cost.passes[1].skipped for cost in costs if len(cost.passes) > 1]
+    return ScenePlan(total, costs, sum(second) / max(len(second), 1))
+
+
+def _usable(job: SceneFiles, items: Sequence[Item]) -> Iterator[Scene]:
+    for item in items:
+        try:
+            yield job.prepare(item)
+        except UserError:
+            continue
+
+
+def _measured_call(job: SceneFiles) -> Measurement:
+    """One window, both halves of guidance, through control networks and denoiser."""
+    generator = job.generator
+    backbone, denoiser, side = generator.backbone, generator.denoiser, generator.options.window
+    side = min(side, min(generator.options.large_size) // backbone.latent_stride)
+    with torch.inference_mode():
+        condition = backbone.condition(["", "road"], truncate=True)
+        pixels = side * backbone.latent_stride
+        images = [torch.zeros(1, channels, pixels, pixels) for channels in denoiser.channels]
+        x_t = torch.zeros(2, backbone.latent_channels, side, side, device=backbone.device)
+        return measure(lambda: denoiser(x_t, 500, condition, denoiser.embed(images), guided=True), backbone.device)

@@ -1,0 +1,125 @@
+"""From parsed arguments to the items and the predictor of a generate job; config faults end here, before any load."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception.commands.common import comma_list, load_backbone_from
+from perception.commands.generate_job import SceneFiles
+from perception.commands.generate_options import generation_options
+from perception.engine.items import Item
+from perception.errors import UserError
+from perception.generation.domains import own_templates, templates_of
+from perception.generation.generator import SceneGenerator
+from perception.generation.labels import CITYSCAPES, Vocabulary
+from perception.generation.licences import licence_of, stated_licences
+from perception.generation.options import GenerationOptions
+from perception.generation.prompts import PromptBuilder
+from perception.generation.samples import Sample, count_labels, label_files, plan_samples, rare_labels
+from perception.generation.sampling import LabelCounts, read_statistics
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a job needs but the loaded models."""
+
+    args: argparse.Namespace
+    options: GenerationOptions
+    vocabulary: Vocabulary
+    prompts: PromptBuilder
+    samples: Sequence[Sample]
+    licences: Mapping[str, Any]
+
+    @property
+    def items(self) -> list[Item]:
+        """One per sample."""
+        return [Item(sample.id, sample.path) for sample in self.samples]
+
+    def build(self) -> SceneFiles:
+        """The predictor, with its models loaded."""
+        args = self.args
+        generator = SceneGenerator(
+            load_backbone_from(args), args.control, self.options, self.vocabulary, self.prompts, rows=args.rows
+        )
+        settings = {
+            "classes": list(self.vocabulary.names),
+            "domains": list(args.domains),
+            "templates": self.prompts.templates,
+            "domain_probability": self.prompts.probability,
+            "dtype": args.dtype,
+            "seed": args.seed,
+            "licences": dict(self.licences),
+        }
+        return SceneFiles(generator, self.samples, settings, args.control_images)
+
+
+def read_setup(args: argparse.Namespace) -> Setup:
+    """Check the options, then list the label maps. Raises UserError for whatever concerns the whole job."""
+    options = generation_options(args)
+    vocabulary = _vocabulary(args.classes)
+    own = own_templates(args.template)
+    prompts = PromptBuilder(vocabulary.names, templates_of(args.domains, own), args.domain_probability)
+    around = None if args.around is None else vocabulary.id_of(args.around)
+    licences = _licences(args)
+    _check_channels(args.control, vocabulary)
+    files = label_files(args.labels)
+    labels: dict[str, int | None] = dict.fromkeys(files, around)
+    if args.rare_classes:
+        statistics = _statistics(args, files, vocabulary)
+        labels = rare_labels(statistics, files, args.count, args.seed, args.temperature, args.min_pixels)
+    samples = plan_samples(files, args.per_label, args.domains, args.seed, labels)
+    return Setup(args, options, vocabulary, prompts, samples, licences)
+
+
+def _vocabulary(classes: str | None) -> Vocabulary:
+    if classes is None:
+        return CITYSCAPES
+    path = Path(classes)
+    try:
+        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else comma_list(classes)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the class names {path} cannot be read ({error}); expected a text file") from error
+    return Vocabulary(tuple(name.strip() for name in names if name.strip()))
+
+
+def _licences(args: argparse.Namespace) -> dict[str, Any]:
+    stated = stated_licences(tuple(args.licence))
+    return {
+        "backbone": stated.get("backbone") or licence_of(args.backbone),
+        "controls": [stated.get("control") or licence_of(name) for name in args.control],
+        "labels": stated.get("labels") or licence_of(args.labels),
+    }
+
+
+def _check_channels(controls: Sequence[str], vocabulary: Vocabulary) -> None:
+    """UserError when the first control network is on disk and made for another number of classes."""
+    path = Path(controls[0]).expanduser() / "config.json"
+    try:
+        channels = json.loads(path.read_text(encoding="utf-8")).get("conditioning_channels")
+    except (OSError, ValueError, AttributeError):  # of the hub, or broken: said when it is loaded
+        return
+    if channels != vocabulary.channels:
+        raise UserError(
+            f"the control network {controls[0]} takes {channels} channels, but {len(vocabulary)} classes and "
+            f'"ignore" make {vocabulary.channels}; use one trained on these classes, or name its own with --classes'
+        )
+
+
+def _statistics(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vocabulary) -> list[LabelCounts]:
+    if args.statistics is None:
+        unusable: list[str] = []
+        counted = count_labels(files, vocabulary, unusable.append)
+        if unusable and not counted:
+            raise UserError(f"none of the {len(files)} label maps can be used; the first one: {unusable[0]}")
+        return counted
+    try:
+        return read_statistics(json.loads(args.statistics.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the class statistics {args.statistics} cannot be read ({error!r}); expected a sample_class_stats.json"
+        ) from error

@@ -1,0 +1,54 @@
+"""Options files of tools/generate_dataset.py."""
+
+import pytest
+
+from perception.commands.generate_config import arguments_of
+from perception.errors import UserError
+
+PYTHON = """
+from pathlib import Path
+labels = Path("maps")
+control = ["a", "b"]
+size = (64, 96)
+domains = ["night", "fog"]
+template = {"dawn": "At dawn, {names}."}
+rare_classes = True
+no_progress = False
+negative_prompt = "-blurred"
+"""
+TOML = """
+labels = "maps"
+control = ["a", "b"]
+size = [64, 96]
+domains = ["night", "fog"]
+rare_classes = true
+negative_prompt = "-blurred"
+[template]
+dawn = "At dawn, {names}."
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("o.py", PYTHON), ("o.toml", TOML)])
+def test_options_files(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert set(arguments_of(tmp_path / name)) == {
+        "--labels=maps", "--control=a", "--control=b", "--size=64x96", "--domains=night,fog", "--rare-classes",
+        "--template=dawn=At dawn, {names}.", "--negative-prompt=-blurred",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("o.json", '{"per_lable": 3}', "did you mean 'per_label'"),
+        ("o.json", '{"dry_run": "yes"}', "--dry-run is a switch"),
+        ("o.json", "[1]", "holds no names and values"),
+        ("o.json", "{", "cannot be read"),
+        ("o.py", "1 / 0", "ZeroDivisionError"),
+        ("o.yaml", "", "is no options file"),
+    ],
+)
+def test_bad_options_files(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=expected):
+        arguments_of(tmp_path / name)
