@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from perception.errors import UserError
 Adapter = TypeVar("Adapter", bound="TransformerDenoiser")
 
 
-class TransformerDenoiser:
+class TransformerDenoiser(ABC):
     """Adapter of a diffusers transformer that works on patches of the latent in raster order.
 
     The adapters of the families say how the transformer is called, and what of it reads the text.
@@ -32,9 +33,9 @@ class TransformerDenoiser:
         self.patch = config["patch_size"]
         self.text_width: int = 0
 
+    @abstractmethod
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
         """Raw prediction, see `Denoiser`."""
-        raise NotImplementedError
 
     def skeleton(self: Adapter) -> Adapter:
         """The same transformer on the meta device."""

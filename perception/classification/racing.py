@@ -10,8 +10,10 @@ leave: they repeat it, and the one given first stands for both.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ FEWEST = 8  # samples before the first decision: the spread of fewer is a guess
 
 
 @dataclass(frozen=True)
-class RacingRule:
+class RacingRule(ABC):
     """What all racing rules share; subclasses say who is `behind`. Raises UserError for numbers out of range."""
 
     samples: int = 250  # evenly spaced timesteps of the whole grid
@@ -42,9 +44,9 @@ class RacingRule:
             raise UserError(f"a first block of {self.first} samples is too short to judge; give {FEWEST} or more")
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Short name as given to `--method`."""
-        raise NotImplementedError
 
     @property
     def total(self) -> int:
@@ -83,9 +85,9 @@ class RacingRule:
         alive = self._survivors(table, self.ends()[block])
         return Decision(alive, self._stop(block, alive, table))
 
+    @abstractmethod
     def behind(self, gaps: Tensor, total: int) -> Tensor:
         """Which rivals leave, by their gaps [R, n] to the leader, n of `total` samples. bool [R]."""
-        raise NotImplementedError
 
     def _survivors(self, table: ErrorTable, n: int) -> tuple[int, ...]:
         leader, *others = table.ranked(table.alive)
@@ -194,7 +196,7 @@ class SuccessiveHalving(RacingRule):
 
 
 def _sizes(ends: Sequence[int]) -> list[int]:
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _check_confidence(confidence: float) -> None:

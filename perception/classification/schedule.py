@@ -107,7 +107,7 @@ def race_blocks(samples: int, trials: int, num_train_timesteps: int, ends: Seque
     grid = uniform_grid(samples, num_train_timesteps)
     walk = [(grid[i], trial) for trial in range(trials) for i in spread(samples)]
     drawn = [Sample(t, trial, index) for index, (t, trial) in enumerate(walk)]
-    return tuple(tuple(drawn[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+    return tuple(tuple(drawn[start:end]) for start, end in pairwise([0, *ends]))
 
 
 @dataclass(frozen=True)

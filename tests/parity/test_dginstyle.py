@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dginstyle_goldens import FOLDER, ROOT, cases, documents
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -35,36 +36,16 @@ from perception.generation.scenes import Scene
 from perception.generation.solvers import Solver
 from perception.generation.tiles import reference_views
 
-ROOT = Path(os.environ.get("PERCEPTION_GOLDENS") or Path(__file__).parents[1] / "goldens")
-FOLDER = ROOT / "dginstyle"
 FULL = os.environ.get("PERCEPTION_FULL_PARITY") == "1"
 LATENTS, RESIDUALS = 2e-4, 2e-5  # absolute, of the README
 
 
-def _cases(pattern, *, where=lambda config: True):
-    """{file stem: (tensors, configuration)} of all files of a kind; finding none is an error."""
-    found = {}
-    for path in sorted(FOLDER.glob(pattern)):
-        config = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").is_file() else {}
-        if where(config):
-            found[path.stem] = load_file(path), config
-    assert found, f"no {pattern} in {FOLDER}"
-    return found
-
-
-def _json(pattern):
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob(pattern))}
-    assert found, f"no {pattern} in {FOLDER}"
-    return found
-
-
-LABELS = _cases("labels*.safetensors")
-CROPS = _cases("crops*.safetensors")
-COMPONENTS = _cases("components*.safetensors")
-CONTROL = _cases("controlnet*.safetensors", where=lambda config: True)
-CONTROL = {name: case for name, case in CONTROL.items() if "cond_emb" in case[0]}
-REFINE = _cases("mrlf_*.safetensors", where=lambda config: "rescale" in config)
-EDGE = _cases("mrlf_*.safetensors", where=lambda config: "batch" in config)
+LABELS = cases("labels*.safetensors")
+CROPS = cases("crops*.safetensors")
+COMPONENTS = cases("components*.safetensors")
+CONTROL = {name: case for name, case in cases("controlnet*.safetensors").items() if "cond_emb" in case[0]}
+REFINE = cases("mrlf_*.safetensors", where=lambda config: "rescale" in config)
+EDGE = cases("mrlf_*.safetensors", where=lambda config: "batch" in config)
 JOBS = sorted(FOLDER.glob("gen_job*/job.json"))
 JOB_SAMPLES = [(path.parent, i) for path in JOBS for i in range(len(json.loads(path.read_text())["samples"]))]
 assert CONTROL and JOBS
@@ -165,7 +146,7 @@ def test_components(name):
     assert numbers.max() == len(areas) - 1
 
 
-@pytest.mark.parametrize(("name", "grids"), _json("views*.json").items())
+@pytest.mark.parametrize(("name", "grids"), documents("views*.json").items())
 def test_tiles(name, grids):
     for grid in grids:
         views = reference_views(grid["height_px"] // 8, grid["width_px"] // 8, grid["window"], grid["stride"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dginstyle_goldens import FOLDER, ROOT, cases, documents
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -24,31 +24,12 @@ from perception.generation.posterior import sample_latents
 from perception.generation.sampling import LabelCounts, RareClassSampler, class_probabilities, read_statistics
 from perception.generation.training import ControlTraining, SourceTraining
 
-ROOT = Path(os.environ.get("PERCEPTION_GOLDENS") or Path(__file__).parents[1] / "goldens")
-FOLDER = ROOT / "dginstyle"
 RESIDUALS, PROBABILITIES = 2e-5, 1e-6  # absolute, of the README
 
 
-def _cases(pattern, *, where=lambda config: True):
-    """{file stem: (tensors, configuration)} of all files of a kind; finding none is an error."""
-    found = {}
-    for path in sorted(FOLDER.glob(pattern)):
-        config = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").is_file() else {}
-        if where(config):
-            found[path.stem] = load_file(path), config
-    assert found, f"no {pattern} in {FOLDER}"
-    return found
-
-
-def _json(pattern):
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob(pattern))}
-    assert found, f"no {pattern} in {FOLDER}"
-    return found
-
-
-DATASET = _cases("dataset_*.safetensors")
-TRAIN_CONTROL = _cases("train_controlnet*.safetensors")
-TRAIN_SOURCE = _cases("train_dreambooth*.safetensors")
+DATASET = cases("dataset_*.safetensors")
+TRAIN_CONTROL = cases("train_controlnet*.safetensors")
+TRAIN_SOURCE = cases("train_dreambooth*.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +55,7 @@ def _check_close(actual, expected, atol):
     torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(("name", "config"), _json("rcs*.json").items())
+@pytest.mark.parametrize(("name", "config"), documents("rcs*.json").items())
 def test_rare_class_sampling(name, config):
     statistics = read_statistics(config["sample_class_stats"])
     for temperature, expected in config["probs"].items():
@@ -213,7 +194,7 @@ def test_source_training(backbone, name):
     assert torch.equal(before[1], backbone.unet.conv_in.weight)
 
 
-@pytest.mark.parametrize(("name", "stored"), _json("*keys.json").items())
+@pytest.mark.parametrize(("name", "stored"), documents("*keys.json").items())
 def test_layout_of_the_published_control_network(name, stored):
     from diffusers import ControlNetModel
 

@@ -63,15 +63,12 @@ class VPDFeatures(BaseModule):
         super().__init__(init_cfg)
         backbone = vpd_backbone(str(name), dtype, random_init_seed, train)
         self.fingerprint = backbone.fingerprint  # of the weights before any training
+        # fmt: off
         told = build_conditioning(
-            conditioning,
-            backbone,
-            names=class_names(names),
-            templates=templates,
-            pool=pool,
-            tokens=tokens,
+            conditioning, backbone, names=class_names(names), templates=templates, pool=pool, tokens=tokens,
             length=length,
         )
+        # fmt: on
         self.vpd = VPD(
             backbone,
             told,
