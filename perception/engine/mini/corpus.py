@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from perception.data.world import CLASSES, DOMAINS, render_object, render_scene
 
 DOMAIN_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)  # clear days are what most users start from
+DESCRIPTIONS = 3  # captions of a scene that tell its domain; they come first
 
 
 @dataclass(frozen=True)
