@@ -4,12 +4,14 @@ python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
 python tools/benchmark.py --rows waterfall --batch 4
+python tools/benchmark.py --backbone random-sd1 --rows epochs --scenes 16 --configs configs/fpn/fpn_mini_world.py
 python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +23,11 @@ TRAININGS = (_CONFIGS / "fpn" / "fpn_mini_world.py", _CONFIGS / "linear" / "line
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="mini", help="mini, a local folder or a hub id (default %(default)s)")
+    parser.add_argument(
+        "--backbone",
+        default="mini",
+        help="mini, a local folder, a hub id, or random-sd1: Stable Diffusion 1.x with random weights (%(default)s)",
+    )
     parser.add_argument("--size", type=int, default=128, help="image side in pixels (default %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="images per batch (default %(default)s)")
     parser.add_argument("--candidates", type=int, default=10, help="prompts per image (default %(default)s)")
@@ -43,6 +49,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print one line per comparison."""
     args = parse(argv)
+    if args.backbone != "random-sd1":
+        return measure(args)
+    from perception.engine.geometry import write_stable_diffusion_1
+
+    with tempfile.TemporaryDirectory() as folder:
+        args.backbone = str(write_stable_diffusion_1(Path(folder)))
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All rows that were asked for."""
     import torch
 
     from perception.backbones import load_backbone
@@ -59,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sentences": lambda: benchmarks.referring_sentences(backbone, args.size),
         "training_step": lambda: benchmarks.training_step(backbone, args.size, args.batch),
     }
-    for name, measure in rows.items():
+    for name, run in rows.items():
         if name in args.rows:
-            print(measure().render(), flush=True)
+            print(run().render(), flush=True)
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 
