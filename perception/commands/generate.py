@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("samples")
     group.add_argument("--labels", type=Path, metavar="FOLDER", help="label maps: 8-bit class ids, 255 = ignore")
     group.add_argument(
-        "--per-label", type=positive_int, default=1, metavar="N", help="samples of each label map (default: 1)"
+        "--per-label",
+        type=_count_or_file,
+        default=1,
+        metavar="N|FILE",
+        help="samples of each label map, or per_label.json of `perception score` (default: 1)",
     )
     group.add_argument("--classes", help="class names by id, 'A,B,...' or a file with one a line (default: Cityscapes)")
     crop = group.add_mutually_exclusive_group()
@@ -121,6 +125,11 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         print("\n".join([*finish(options.out, setup.vocabulary), summary.render()]))
     return summary.exit_code
+
+
+def _count_or_file(text: str) -> int | Path:
+    """An argparse type: '4' as a count of at least 1, anything else as a file."""
+    return positive_int(text) if text.lstrip("-").isdigit() else Path(text)
 
 
 def _check(args: argparse.Namespace) -> None:

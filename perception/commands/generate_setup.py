@@ -16,6 +16,7 @@ from perception.engine.items import Item
 from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
 from perception.generation.generator import SceneGenerator
+from perception.generation.hardness import read_counts
 from perception.generation.labels import CITYSCAPES, Vocabulary
 from perception.generation.licences import licence_of, stated_licences
 from perception.generation.options import GenerationOptions
@@ -72,7 +73,10 @@ def read_setup(args: argparse.Namespace) -> Setup:
     if args.rare_classes:
         statistics = _statistics(args, files, vocabulary)
         labels = rare_labels(statistics, files, args.count, args.seed, args.temperature, args.min_pixels)
-    samples = plan_samples(files, args.per_label, args.domains, args.seed, labels)
+    per_label = args.per_label
+    if isinstance(per_label, Path):
+        per_label = read_counts(per_label, files, labels)
+    samples = plan_samples(files, per_label, args.domains, args.seed, labels)
     return Setup(args, options, vocabulary, prompts, samples, licences)
 
 

@@ -16,6 +16,7 @@ from perception.engine.manifest import DONE, manifest_path, part_paths, read_man
 from perception.errors import UserError
 from perception.generation.catalogue import CARD, SHEET, statistics_files
 from perception.generation.labels import check_label_map, class_counts
+from perception.generation.prompt_report import PromptReport
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
 
 _MOST_PROBLEMS = 20  # printed
@@ -28,10 +29,11 @@ class Verification:
     samples: int  # finished
     failed: int  # manifest lines that say why there is no sample
     problems: tuple[str, ...]  # one sentence each
+    prompts: PromptReport
 
     def render(self) -> str:
-        """Problems, then one line of counts."""
-        shown = [*self.problems[:_MOST_PROBLEMS]]
+        """What the prompts say, problems, then one line of counts."""
+        shown = [self.prompts.render(), *self.problems[:_MOST_PROBLEMS]]
         if len(self.problems) > _MOST_PROBLEMS:
             shown.append(f"... and {len(self.problems) - _MOST_PROBLEMS} more")
         verdict = f"{len(self.problems)} problems" if self.problems else "all files are whole and fit"
@@ -44,7 +46,8 @@ def verify(root: Path) -> Verification:
     Raises:
         UserError: the folder holds no generated data set.
     """
-    classes = _classes(root)
+    names = _classes(root)
+    classes = len(names)
     if not manifest_path(root).exists():
         raise UserError(f"{root} has no manifest.jsonl: the job did not finish; run the same command again first")
     records = list(read_manifest(root))
@@ -54,12 +57,12 @@ def verify(root: Path) -> Verification:
         problems += _sample_problems(root, record, classes)
     problems += _strangers(root, done)
     problems += _beside(root, done)
-    return Verification(len(done), len(records) - len(done), tuple(problems))
+    return Verification(len(done), len(records) - len(done), tuple(problems), PromptReport.of(done, names))
 
 
-def _classes(root: Path) -> int:
+def _classes(root: Path) -> list[str]:
     try:
-        return len(json.loads((root / "job.json").read_bytes())["options"]["classes"])
+        return list(json.loads((root / "job.json").read_bytes())["options"]["classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{root} is no folder of `perception generate` (job.json: {error!r}); check the path"

@@ -21,6 +21,7 @@ COMMANDS = {
     "segment": "perception.commands.segment",
     "depth": "perception.commands.depth",
     "generate": "perception.commands.generate",
+    "score": "perception.commands.score",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",
     "convert": "perception.commands.convert",

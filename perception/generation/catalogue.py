@@ -22,9 +22,12 @@ STATISTICS = ("sample_class_stats.json", "sample_class_stats_dict.json", "sample
 _GOLDEN = 0.618034  # of the colour circle: neighbouring ids get hues far apart
 
 
-def statistics_files(records: Sequence[Record]) -> dict[str, bytes]:
-    """The three class statistics of the segmentation literature (DAFormer), with paths relative to the data set."""
-    rows = [{"file": LABEL_PLACE.format(record["id"]), **record["class_pixels"]} for record in records]
+def statistics_files(records: Sequence[Record], place: str = LABEL_PLACE) -> dict[str, bytes]:
+    """The three class statistics of the segmentation literature (DAFormer), with paths relative to the data set.
+
+    `place` is where the label map of a sample id lies.
+    """
+    rows = [{"file": place.format(record["id"]), **record["class_pixels"]} for record in records]
     by_file = {row["file"]: {key: count for key, count in row.items() if key != "file"} for row in rows}
     by_class: dict[str, list[list[Any]]] = {}
     for file, counts in by_file.items():

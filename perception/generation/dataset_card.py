@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perception.generation.catalogue import Record
+from perception.generation.prompt_report import PromptReport
 
 _MMSEG = """```python
 train_dataset = dict(
-    type="BaseSegDataset", data_root="PATH/TO/THIS/FOLDER", data_prefix=dict(img_path="images", seg_map_path="labels"),
-    img_suffix=".png", seg_map_suffix="_labelTrainIds.png", ignore_index=255, reduce_zero_label=False,
+    type="BaseSegDataset", data_root="PATH/TO/THIS/FOLDER",{more}
+    data_prefix=dict(img_path="{images}", seg_map_path="{labels}"),
+    img_suffix="{image_end}", seg_map_suffix="{labels_end}", ignore_index=255, reduce_zero_label=False,
     metainfo=dict(classes={classes}),
     pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
 )
@@ -36,24 +38,47 @@ def dataset_card(
     names: Sequence[str],  # class names by id
 ) -> str:
     """Markdown; a function of the records alone, so that the same job writes the same card."""
-    first = records[0]
     sections = {
         "Files": _FILES,
-        "Use with mmsegmentation": _MMSEG.format(classes=tuple(names)),
-        "Licences": _licences(records),
-        "Models": _models(first),
-        "Domains": _table(
-            ("domain", "samples"), Counter(record["domain"] or "(class names alone)" for record in records)
-        ),
-        "Classes": _classes(records, names),
-        "Prompts": _prompts(records),
+        "Use with mmsegmentation": mmseg_config(names),
+        **generated_sections(records, names),
+        "Classes": class_table(records, names),
         "Limits": _LIMITS,
     }
     counts = f"{len(records)} samples of {len({record['source'] for record in records})} label maps"
     missing = f"; {failed} samples could not be made (`manifest.jsonl` says why)" if failed else ""
     made = "Made with `perception generate` (DGInStyle, arXiv 2312.03048)."
     head = f"# Generated street scenes\n\n{counts}{missing}. {made}"
+    return render_card(head, sections)
+
+
+def render_card(head: str, sections: Mapping[str, str]) -> str:
+    """Markdown of a head and sections, title -> text."""
     return "\n\n".join([head, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+def mmseg_config(
+    names: Sequence[str],  # class names by id
+    images: str = "images",  # folders, seen from the data root
+    labels: str = "labels",
+    ends: tuple[str, str] = (".png", "_labelTrainIds.png"),  # of image and label files, behind the sample id
+    listing: str | None = None,  # file that lists the sample ids; None: all images
+) -> str:
+    """How mmseg reads a set, as Python."""
+    more = f' ann_file="{listing}",' if listing else ""
+    where = {"images": images, "labels": labels, "image_end": ends[0], "labels_end": ends[1], "more": more}
+    return _MMSEG.format(classes=tuple(names), **where)
+
+
+def generated_sections(records: Sequence[Record], names: Sequence[str]) -> dict[str, str]:
+    """Title -> text of what every set of generated samples states: licences, models, domains and prompts."""
+    report = PromptReport.of(records, names)
+    return {
+        "Licences": _licences(records),
+        "Models": _models(records[0]),
+        "Domains": _table(("domain", "samples"), report.domains),
+        "Prompts": _prompts(records, report),
+    }
 
 
 _LIMITS = (
@@ -90,7 +115,8 @@ def _models(record: Record) -> str:
     return "\n".join(f"- {row}" for row in rows)
 
 
-def _classes(records: Sequence[Record], names: Sequence[str]) -> str:
+def class_table(records: Sequence[Record], names: Sequence[str]) -> str:
+    """How often every class occurs, from `class_pixels` of the records."""
     pixels: Counter[str] = Counter()
     samples: Counter[str] = Counter()
     for record in records:
@@ -101,10 +127,18 @@ def _classes(records: Sequence[Record], names: Sequence[str]) -> str:
     return "\n".join(["| class | samples with it | share of the labelled pixels |", "|---|---|---|", *rows])
 
 
-def _prompts(records: Sequence[Record], most: int = 10) -> str:
+def _prompts(records: Sequence[Record], report: PromptReport, most: int = 10) -> str:
     counts = Counter(record["prompt"] for record in records)
-    text = f"{len(counts)} different prompts; the most frequent:"
-    return f"{text}\n\n{_table(('prompt', 'samples'), dict(counts.most_common(most)))}"
+    length = " / ".join(f"{value:g}" for value in report.length.values())
+    return "\n\n".join(
+        [
+            f"{report.different} different prompts; words in a prompt (least / median / most): {length}.",
+            _table(("template", "samples"), report.templates),
+            _table(("class named", "prompts"), {name: count for name, count in report.classes.items() if count}),
+            "The most frequent prompts:",
+            _table(("prompt", "samples"), dict(counts.most_common(most))),
+        ]
+    )
 
 
 def _table(head: tuple[str, str], counts: Mapping[str, int]) -> str:

@@ -42,7 +42,7 @@ def label_files(folder: str | Path) -> dict[str, Path]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder; name the folder of label maps with --labels")
+        raise UserError(f"{root} is not a folder; a folder of label maps was expected")
     paths = {path.relative_to(root): path for path in root.rglob("*") if path.suffix.lower() in LABEL_FORMATS}
     found = {
         key.as_posix(): path
@@ -51,13 +51,13 @@ def label_files(folder: str | Path) -> dict[str, Path]:
     }
     named = {key: path for key, path in found.items() if path.stem.endswith(LABEL_SUFFIXES[-1])}
     if not found:
-        raise UserError(f"{root} holds no label map ({', '.join(LABEL_FORMATS)}); check --labels")
+        raise UserError(f"{root} holds no label map ({', '.join(LABEL_FORMATS)}); check the folder")
     return named or found
 
 
 def plan_samples(
     files: Mapping[str, Path],  # of `label_files`
-    per_label: int,
+    per_label: int | Mapping[str, int],  # of every label map, or by label map
     domains: Sequence[str],  # dealt out in turn; (): drawn for each sample
     seed: int,
     labels: Mapping[str, int | None],  # label map -> class to crop around; only these are used
@@ -73,7 +73,7 @@ def plan_samples(
         stem = sample_stem(source)
         if (other := stems.setdefault(stem, source)) != source:
             raise UserError(f"the label maps {other} and {source} would give samples of one name; rename one of them")
-        for repetition in range(per_label):
+        for repetition in range(per_label if isinstance(per_label, int) else per_label[source]):
             domain = _domain(domains, seed, stem, repetition)
             samples.append(Sample(f"{stem}_{repetition}", files[source], source, repetition, label, domain))
     return samples

@@ -1,0 +1,123 @@
+"""The jobs of `perception score`: labelled images in; scores, losses, recalled objects and filtered labels out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from perception.commands.results import fingerprint
+from perception.commands.score_pairs import FilePair, Labelled
+from perception.data.images import content_hash
+from perception.data.pictures import png_bytes
+from perception.engine.items import Item
+from perception.engine.jobs import Outcome
+from perception.generation.labels import IGNORE, class_counts
+from perception.metrics.component_recall import ComponentRecall
+from perception.segmentation.consistency import Consistency, ConsistencyPredictor, filtered_labels
+
+FILTERED_PLACE = "labels_filtered/{}_labelTrainIds.png"  # below OUT
+
+
+class LabelledImage(NamedTuple):
+    """One labelled image, read."""
+
+    pair: Labelled
+    image: Image.Image
+    labels: np.ndarray
+    labels_hash: str | None
+
+
+class HeadJob(ABC):
+    """Job predictor of a trained head on labelled images, one by one, so that a result has no neighbours."""
+
+    evaluations = 1
+
+    def __init__(
+        self,
+        predictor: ConsistencyPredictor,
+        pairs: Sequence[Labelled],
+        objects: Mapping[str, int],  # class name -> id, of what is recalled by size
+        areas: Sequence[int],  # bounds of the size buckets, pixels
+        settings: Mapping[str, Any],  # everything else that changes a result
+    ) -> None:
+        self.predictor = predictor
+        self.device = predictor.device
+        self.pairs = {pair.item.id: pair for pair in pairs}
+        self.objects, self.areas = objects, areas
+        self.options = {**settings, "objects": list(objects), "areas": list(areas)}
+        self.fingerprint = fingerprint(self.options)
+
+    def prepare(self, item: Item) -> LabelledImage:
+        """Read image and label map."""
+        pair = self.pairs[item.id]
+        return LabelledImage(pair, *pair.read(len(self.predictor.classes)), pair.labels_hash())
+
+    def __call__(self, batch: Sequence[LabelledImage]) -> list[Outcome]:
+        """Judge images."""
+        return [self._one(sample) for sample in batch]
+
+    def still_valid(self, record: dict[str, Any]) -> bool:
+        """False where the label map has changed."""
+        return record["labels_hash"] == self.pairs[record["id"]].labels_hash()
+
+    def _one(self, sample: LabelledImage) -> Outcome:
+        found = self.predictor(sample.image, sample.labels)
+        recall = ComponentRecall.of(sample.labels, found.prediction, self.objects, self.areas)
+        record = {
+            "labels_hash": sample.labels_hash,
+            "size": list(sample.labels.shape),
+            "pixel_accuracy": round(found.pixel_accuracy, 6),
+            "mean_iou": round(found.mean_iou, 6),
+            "loss": round(found.class_loss.mean, 6),
+            "class_loss": found.class_loss.to_json(self.predictor.classes),
+            "objects": recall.to_json(),
+        }
+        more, files = self._further(sample, found)
+        return Outcome(record | more, files)
+
+    @abstractmethod
+    def _further(self, sample: LabelledImage, found: Consistency) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """More fields of the record, and files."""
+
+
+class ReferenceFiles(HeadJob):
+    """Real images: records alone."""
+
+    def _further(self, sample: LabelledImage, found: Consistency) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return {}, {}
+
+
+class ScoreFiles(HeadJob):
+    """Samples: labels_filtered/ID_labelTrainIds.png too, where there are limits. The record holds what is kept."""
+
+    def __init__(
+        self,
+        predictor: ConsistencyPredictor,
+        pairs: Sequence[FilePair],
+        objects: Mapping[str, int],
+        areas: Sequence[int],
+        settings: Mapping[str, Any],
+        limits: np.ndarray | None = None,  # largest loss of a kept pixel by class id [K]; None: no filter
+    ) -> None:
+        super().__init__(predictor, pairs, objects, areas, settings)
+        self.limits = limits
+
+    def _further(self, sample: LabelledImage, found: Consistency) -> tuple[dict[str, Any], dict[str, bytes]]:
+        assert isinstance(sample.pair, FilePair)
+        kept, files = sample.labels, {}
+        if self.limits is not None:
+            kept = filtered_labels(sample.labels, found.loss, self.limits)
+            files = {FILTERED_PLACE.format(sample.pair.id): png_bytes(kept)}
+        labelled = int((sample.labels != IGNORE).sum())
+        counts = class_counts(kept, len(self.predictor.classes))
+        record = {
+            "source": sample.pair.source,
+            "ignored_share": round(1 - sum(counts.values()) / labelled, 6),  # of the labelled pixels
+            "class_pixels": {str(label): count for label, count in counts.items()},  # kept
+            "hashes": {path: content_hash(content) for path, content in files.items()},
+        }
+        return record, files

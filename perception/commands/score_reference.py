@@ -1,0 +1,97 @@
+"""The losses of real images by class: measured by a job of its own below OUT/reference."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception.commands.results import fingerprint
+from perception.engine.jobs import JobOptions
+from perception.engine.manifest import DONE, read_manifest
+from perception.engine.runner import run_job
+from perception.errors import UserError
+from perception.metrics.class_loss import ClassLoss
+from perception.metrics.component_recall import ComponentRecall
+
+if TYPE_CHECKING:
+    from perception.commands.score_inputs import Setup
+
+FOLDER, FILE = "reference", "class_loss.json"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a head does on real, labelled images."""
+
+    class_loss: ClassLoss
+    objects: ComponentRecall
+    images: int
+    head: Mapping[str, Any]  # `model` and `size` that the losses depend on
+
+    def digest(self, names: Sequence[str]) -> str:
+        """Names the losses: a part of the score job's fingerprint."""
+        return fingerprint(self.class_loss.to_json(names))
+
+    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "format": 1,
+            "head": dict(self.head),
+            "images": self.images,
+            "class_loss": self.class_loss.to_json(names),
+            "objects": self.objects.to_json(),
+        }
+
+
+def read_reference(path: Path, names: Sequence[str]) -> Reference:
+    """A class_loss.json. Raises UserError where it is broken or of other classes than `names`."""
+    try:
+        document = json.loads(path.read_bytes())
+        return Reference(
+            ClassLoss.from_json(document["class_loss"], names),
+            ComponentRecall.from_json(document["objects"]),
+            int(document["images"]),
+            document["head"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no class_loss.json for this head ({error}); measure the losses with --reference"
+        ) from error
+
+
+def class_loss_of(setup: Setup, options: JobOptions) -> tuple[Reference | None, int]:
+    """Measure the losses of real images, or take known ones.
+
+    Returns:
+        The losses, None where nothing is to be filtered; 1 when a real image failed, else 0.
+
+    Raises:
+        UserError: no real image could be used, and what `run_job` raises.
+    """
+    reference, failed = setup.known, 0
+    if setup.reference:
+        place = options.out / FOLDER
+        summary = run_job([pair.item for pair in setup.reference], setup.measuring, replace(options, out=place))
+        failed = summary.exit_code
+        if not summary.done and not summary.skipped:
+            raise UserError(f"None of the reference images can be used; the first one: {summary.reasons[0]}")
+        wanted = {pair.item.id for pair in setup.reference}
+        rows = [row for row in read_manifest(place) if row["status"] == DONE and row["id"] in wanted]
+        reference = Reference(*totals(rows, setup), len(rows), setup.head)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"reference: {summary.render()}")
+    return reference, failed
+
+
+def totals(rows: Iterable[Mapping[str, Any]], setup: Setup) -> tuple[ClassLoss, ComponentRecall]:
+    """Losses and recalled objects of manifest lines, added up in their order."""
+    loss = ClassLoss.empty(len(setup.classes))
+    recall = ComponentRecall.empty(tuple(setup.objects), setup.args.areas)
+    for row in rows:
+        loss += ClassLoss.from_json(row["class_loss"], setup.classes)
+        recall += ComponentRecall.from_json(row["objects"])
+    return loss, recall
