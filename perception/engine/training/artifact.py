@@ -80,6 +80,8 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
     def forward(self, images: Tensor) -> Tensor:
         """Logits float32 [B, classes, H, W] of RGB images [B, 3, H, W] in [0, 1]; sides divisible by 64."""
         height, width = images.shape[-2:]
+        trained = self.segmentor.data_preprocessor  # mean and std, if it has them, are of values 0..255
+        images = (images - getattr(trained, "mean", 0.0) / 255) / (getattr(trained, "std", 255.0) / 255)
         meta = {"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width)}
         return self.segmentor.inference(images, [dict(meta) for _ in images])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from perception.engine.training.check import find_type
@@ -68,4 +69,8 @@ def _maps_of(backbone: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     if name == "TIMMBackbone" and backbone.get("features_only", True):
         info = MODELS.build({**backbone, "pretrained": False}).timm_model.feature_info
         return list(info.channels()), list(info.reduction())
+    if name == "MixVisionTransformer":
+        built = MODELS.build({**backbone, "init_cfg": None})
+        widths = [built.embed_dims * built.num_heads[stage] for stage in built.out_indices]
+        return widths, [prod(built.strides[: stage + 1]) for stage in built.out_indices]
     raise UserError(f"the backbone {name} does not tell its channels; write in_channels into its neck and heads")

@@ -1,0 +1,33 @@
+"""Validation on Cityscapes, tests on any of five real sets: `test_dataloader.dataset.domain` is one of cityscapes,
+bdd100k, mapillary, acdc and dark_zurich, or all of them with tools/evaluate_domains.py.
+
+Images are fitted into 1024 x 512 (ACDC and Dark Zurich: 960 x 540) and predictions compared at the original size.
+Data: PERCEPTION_CITYSCAPES, PERCEPTION_BDD100K, PERCEPTION_MAPILLARY, PERCEPTION_ACDC, PERCEPTION_DARK_ZURICH, or
+data/<name>; `perception.data.street_sets` has the layouts, those of the archives (Mapillary: v1.2).
+"""
+
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import TestLoop, ValLoop
+from mmseg.datasets import PackSegInputs
+from perception.engine.training.metrics import SegmentationIoU
+from perception.engine.training.street_sets import FitTestScale, StreetScenes
+from perception.engine.training.transforms import ReadImage, ReadLabels
+
+_test = [
+    {"type": ReadImage},
+    {"type": FitTestScale},
+    {"type": ReadLabels, "num_classes": 19},
+    {"type": PackSegInputs},
+]
+val_dataloader = {
+    "batch_size": 1,
+    "num_workers": 4,
+    "persistent_workers": True,
+    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
+    "dataset": {"type": StreetScenes, "domain": "cityscapes", "split": "val", "pipeline": _test, "test_mode": True},
+}
+test_dataloader = val_dataloader
+val_evaluator = {"type": SegmentationIoU}
+test_evaluator = {"type": SegmentationIoU}
+val_cfg = {"type": ValLoop}
+test_cfg = {"type": TestLoop}

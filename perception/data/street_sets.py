@@ -1,0 +1,102 @@
+"""The street scene sets of domain generalisation, 19 Cityscapes classes each: where their files are, how to read them.
+
+GTA5 (source), and the validation targets of DGInStyle (arXiv 2312.03048, section 4): Cityscapes, BDD100K, Mapillary
+Vistas v1.2, ACDC and Dark Zurich.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception.data import gta
+from perception.data.segmentation_folder import LabelledImage
+from perception.errors import UserError
+
+IGNORE = 255
+_MAPILLARY = {  # ids of v1.2 -> Cityscapes train ids
+    0: (13, 24, 41), 1: (2, 15), 2: (17,), 3: (6,), 4: (3,), 5: (45, 47), 6: (48,), 7: (50,), 8: (30,), 9: (29,),
+    10: (27,), 11: (19,), 12: (20, 21, 22), 13: (55,), 14: (61,), 15: (54,), 16: (58,), 17: (57,), 18: (52,),
+}  # fmt: skip
+MAPILLARY_TRAIN_ID = {old: new for new, olds in _MAPILLARY.items() for old in olds}
+
+
+@dataclass(frozen=True)
+class StreetSet:
+    """The layout of a set below its root; `{split}` stands for train or val."""
+
+    images: str
+    labels: str
+    image_suffix: str  # what follows the part of the path that image and label map share
+    label_suffix: str
+    test_scale: tuple[int, int] = (1024, 512)  # width, height that a test image is fitted into [pixels]
+    train_ids: Mapping[int, int] | None = None  # id in the files -> train id, all others ignored; None: train ids
+
+
+STREET_SETS = {
+    "gta": StreetSet("images", "labels", ".png", "_labelTrainIds.png", (1280, 720)),
+    "gta_raw": StreetSet("images", "labels", ".png", ".png", (1280, 720), gta.TRAIN_ID),
+    "cityscapes": StreetSet(
+        "leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
+    ),
+    "bdd100k": StreetSet("images/10k/{split}", "labels/sem_seg/masks/{split}", ".jpg", ".png"),
+    "mapillary": StreetSet("{split}/images", "{split}/labels", ".jpg", ".png", train_ids=MAPILLARY_TRAIN_ID),
+    "acdc": StreetSet(
+        "rgb_anon", "gt", "_rgb_anon.png", "_gt_labelTrainIds.png", (960, 540)
+    ),  # <condition>/<split>/<sequence>
+    "dark_zurich": StreetSet(
+        "rgb_anon/{split}/night", "gt/{split}/night", "_rgb_anon.png", "_gt_labelTrainIds.png", (960, 540)
+    ),
+}  # fmt: skip
+_CONDITIONS = {"acdc"}  # sets whose split is the folder below a weather condition
+
+
+def street_set(name: str) -> StreetSet:
+    """A set by its name. Raises UserError for an unknown one."""
+    if name not in STREET_SETS:
+        raise UserError(f"there is no street scene set {name!r}; choose one of {', '.join(STREET_SETS)}")
+    return STREET_SETS[name]
+
+
+def label_table(layout: StreetSet) -> dict[int, int] | None:
+    """Every id 0..255 of a set's label files -> train id; None where they are train ids already."""
+    if layout.train_ids is None:
+        return None
+    return {old: layout.train_ids.get(old, IGNORE) for old in range(256)}
+
+
+def street_images(name: str, root: str | Path, split: str) -> list[LabelledImage]:
+    """Pairs of image and label map, sorted; the stem is the path that the two share.
+
+    Raises:
+        UserError: a folder is missing or empty, or an image or a label map stands alone.
+    """
+    layout = street_set(name)
+    folders = [Path(root) / place.format(split=split) for place in (layout.images, layout.labels)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} does not exist; expected the set {name!r} in {root} with "
+                f"{layout.images.format(split=split)} and {layout.labels.format(split=split)}"
+            )
+    inner = split if name in _CONDITIONS else None
+    images, labels = (
+        _by_stem(folder, suffix, inner)
+        for folder, suffix in zip(folders, (layout.image_suffix, layout.label_suffix), strict=True)
+    )
+    if not images:
+        raise UserError(f"{folders[0]} holds no *{layout.image_suffix} of the split {split!r}; check the data root")
+    if alone := sorted(set(images) ^ set(labels)):
+        raise UserError(
+            f"the set {name!r} in {root} has {len(alone)} images or label maps without partner, first {alone[0]}; "
+            f"every STEM{layout.image_suffix} needs STEM{layout.label_suffix}"
+        )
+    return [LabelledImage(stem, images[stem], labels[stem]) for stem in sorted(images)]
+
+
+def _by_stem(folder: Path, suffix: str, split: str | None) -> dict[str, Path]:
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob(f"*{suffix}")}
+    return {
+        key.removesuffix(suffix): path for key, path in found.items() if split is None or key.split("/")[1:2] == [split]
+    }
