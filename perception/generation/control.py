@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -46,6 +47,11 @@ class ControlledDenoiser:
             )
         for control in self.controls:
             check_control(control, backbone)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ControlledDenoiser:
+        """Shares the backbone; the copied control networks are those of the module being copied around it."""
+        controls = [copy.deepcopy(control, memo) for control in self.controls]
+        return ControlledDenoiser(self.backbone, controls, self.scales, self.told)
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def with_denoiser(backbone: DiffusionBackbone, unet: nn.Module | str | Path) -> 
     return DiffusionBackbone(
         name=name,
         identity=f"{backbone.fingerprint}/{weights_fingerprint(module)}",
-        denoiser=UNetDenoiser(module.to(backbone.device, backbone.dtype)),
+        denoiser=UNetDenoiser(_placed(module, backbone)),
         vae=backbone.vae,
         conditioner=backbone.conditioner,
         path=backbone.noise_path,
@@ -86,6 +86,12 @@ def weights_fingerprint(module: nn.Module) -> str:
         digest.update(f"{key}\0{list(value.shape)}\0{value.dtype}\0".encode())
         digest.update(_bytes(value))
     return digest.hexdigest()[:16]
+
+
+def _placed(module: Any, backbone: DiffusionBackbone) -> Any:
+    """On the backbone's device and in its dtype; diffusers warns of a cast, even of one that changes nothing."""
+    cast = module if module.dtype == backbone.dtype else module.to(backbone.dtype)
+    return cast.to(backbone.device)
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -111,3 +111,9 @@ class ControlTraining(nn.Module):
 def draw_timesteps(count: int, path: NoisePath, generator: torch.Generator) -> Tensor:
     """Uniform timesteps [count] of the whole schedule, int64 on the CPU."""
     return torch.randint(0, path.num_train_timesteps, (count,), generator=generator)
+
+
+def stratified_timesteps(count: int, path: NoisePath, generator: torch.Generator) -> Tensor:
+    """As `draw_timesteps`, one in each of `count` equal shares of the schedule, in random order: less variance."""
+    shares = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+    return (shares / count * path.num_train_timesteps).long().clamp(max=path.num_train_timesteps - 1)

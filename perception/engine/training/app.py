@@ -27,6 +27,8 @@ from perception.engine.training.artifact import (
 )
 from perception.engine.training.check import find_type
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
+from perception.engine.training.generator_export import export_generator
+from perception.engine.training.generator_model import GeneratorModel
 from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distribute, use_mixed_precision
 from perception.engine.training.task_models import NETWORKS, TaskModel
@@ -34,9 +36,14 @@ from perception.engine.training.tta import Views, augment_pipeline, averaging
 from perception.errors import UserError
 from perception.metrics.confusion import format_report
 
-_HOOKS = [{"type": f"perception.{name}"} for name in ("WholeCheckpoints", "FlushStore")]
+_HOOKS = [{"type": f"perception.{name}"} for name in ("WholeCheckpoints", "FlushStore", "SourceCounts")]
 _SIGNS = {"semantic": "decode_head.", "referring": "network.decoder.", "depth": "network.head."}  # in checkpoints
-_ADAPTERS = {"referring": "perception.ReferringSegmentor", "depth": "perception.DepthEstimator"}
+_ADAPTERS = {
+    "referring": "perception.ReferringSegmentor",
+    "depth": "perception.DepthEstimator",
+    "the source style": "perception.SourceGenerator",
+    "control": "perception.ControlGenerator",
+}
 
 
 def train(
@@ -48,7 +55,7 @@ def train(
         config_file: a config of configs/ or your own.
         overrides: from the command line.
         resume: continue from the newest checkpoint of the work directory; a finished run is only exported again.
-        amp: mixed precision.
+        amp: mixed precision: float16 on GPUs, bfloat16 on CPUs.
         ema: momentum of an exponential moving average of the weights, which is then what is validated and exported.
 
     Returns: WORK_DIR/model, the artifact folder. WORK_DIR/metrics.json holds every validation.
@@ -87,6 +94,11 @@ def test(
     """
     config = load_config(config_file, overrides)
     config.work_dir = overrides.work_dir or str(Path(config.work_dir) / "test")
+    if task_of(config) in ("the source style", "control"):
+        raise UserError(
+            f"{config_file} trains a generator, whose validations are in metrics.json of its work directory; make"
+            " pictures with `perception generate`, and test what is trained on them"
+        )
     artifact = read_artifact(weights) if weights.is_dir() else None
     state = read_weights(weights) if artifact else read_checkpoint(weights)
     _check_task(config, state, artifact, weights)
@@ -196,7 +208,12 @@ def _export_best(runner: Runner, config: Config) -> None:
         model.load_state_dict(read_checkpoint(Path(best)))
     path = work_dir / "metrics.json"
     figures = json.loads(path.read_text())["best"] if path.exists() else {}
-    size, folder = _image_size(runner, config), work_dir / "model"
+    folder = work_dir / "model"
+    if isinstance(model, GeneratorModel):
+        export_generator(model, folder, config.train_dataloader.dataset.to_dict(), figures)
+        runner.logger.info(f"trained network: {folder}, all validations: {path}")
+        return
+    size = _image_size(runner, config)
     if isinstance(model, TaskModel):
         export_network(model.network, folder, size, figures)
     else:
@@ -215,7 +232,7 @@ def _image_size(runner: Runner, config: Config) -> list[int] | None:
 
 
 def task_of(config: Config) -> str:
-    """semantic, referring or depth: what the model of a config is for."""
+    """semantic, referring, depth, or a stage of the generator: what the model of a config is for."""
     target = find_type(config.model.type)
     return next((task for task, name in _ADAPTERS.items() if find_type(name) is target), "semantic")
 

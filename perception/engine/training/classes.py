@@ -25,8 +25,14 @@ def class_names(names: str | Sequence[str]) -> Sequence[str]:
     return classes
 
 
+def palette_of(names: str | Sequence[str]) -> list[list[int]]:
+    """The colours [RGB] of a registered data set; none for a list of names."""
+    found = DATASETS.get(names) if isinstance(names, str) else None
+    return [list(colour) for colour in getattr(found, "METAINFO", {}).get("palette", [])]
+
+
 def check_classes(model: Mapping[str, Any], classes: Sequence[str] | None, loader: str) -> None:
-    """Compare the numbers of classes of a segmentor config; models without a decode head are not judged.
+    """Compare the numbers of classes of a segmentor config; models without classes are not judged.
 
     Args:
         model: plain segmentor config.
@@ -34,7 +40,8 @@ def check_classes(model: Mapping[str, Any], classes: Sequence[str] | None, loade
         loader: of the data set, for the message.
 
     Raises:
-        UserError: head and data set differ, or the head and the class names that a VPD is told.
+        UserError: head and data set differ, or the head and the class names that a VPD is told, or the data set and
+            the classes of a control network.
     """
     counts = [head["num_classes"] for head in heads_of(model) if "num_classes" in head]
     wrong = [count for count in counts if classes is not None and count != len(classes)]
@@ -42,6 +49,12 @@ def check_classes(model: Mapping[str, Any], classes: Sequence[str] | None, loade
         raise UserError(
             f"the head of the model has {wrong[0]} classes (num_classes), but the data of {loader} have {len(classes)};"
             " use a model and data of the same classes"
+        )
+    control = model.get("names")
+    if control is not None and classes is not None and list(class_names(control)) != list(classes):
+        raise UserError(
+            f"the control network is told the {len(class_names(control))} classes of model.names, but the data of"
+            f" {loader} have {len(classes)} others; name the same classes, or the data set that has them"
         )
     told = _told(model.get("backbone") or {})
     if told is not None and counts and len(told) != counts[0]:

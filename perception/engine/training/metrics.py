@@ -96,3 +96,19 @@ class DepthErrors(BaseMetric):
         """Mean over images."""
         self.report = sum(results, DepthMetrics.empty()).report()
         return {name: self.report[name] for name in NAMES}
+
+
+@METRICS.register_module()
+class DenoisingLoss(BaseMetric):
+    """Mean of every value of `losses` over the held-out pictures: `val_loss`, and for control `val_loss_swapped`."""
+
+    def __init__(self, collect_device: str = "cpu", prefix: str | None = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Keep the values of each picture."""
+        self.results += [sample["losses"] for sample in data_samples]
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Mean over pictures, each counted once."""
+        return {name: sum(row[name] for row in results) / len(results) for name in results[0]}

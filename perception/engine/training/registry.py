@@ -19,8 +19,10 @@ def _child(name: str, parent: Registry, *modules: str) -> Registry:
     return Registry(name, parent=parent, scope="perception", locations=[f"{_HERE}.{module}" for module in modules])
 
 
-MODELS = _child("model", mmseg_registry.MODELS, "backbones", "vpd_features", "captions", "task_models")
-DATASETS = _child("dataset", mmseg_registry.DATASETS, "datasets", "prompted_data")
-TRANSFORMS = _child("transform", mmseg_registry.TRANSFORMS, "transforms", "captions", "prompted_transforms")
+_DATASETS = ("datasets", "prompted_data", "generator_data", "mixing", "street_sets")
+_TRANSFORMS = ("transforms", "captions", "prompted_transforms", "street_sets", "colours")
+MODELS = _child("model", mmseg_registry.MODELS, "backbones", "vpd_features", "captions", "task_models", "generators")
+DATASETS = _child("dataset", mmseg_registry.DATASETS, *_DATASETS)
+TRANSFORMS = _child("transform", mmseg_registry.TRANSFORMS, *_TRANSFORMS)
 METRICS = _child("metric", mmseg_registry.METRICS, "metrics")
-HOOKS = _child("hook", mmseg_registry.HOOKS, "hooks")
+HOOKS = _child("hook", mmseg_registry.HOOKS, "hooks", "generator_pictures", "counting")

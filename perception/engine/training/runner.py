@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import nn
 
-from perception.errors import UserError
+from perception.engine.training.precision import BFloat16OptimWrapper
 
 # What mmengine writes at the start of a run and nobody reads: blocks of hundreds of lines, warnings about itself.
 _LOG_FILE_ONLY = (
@@ -62,7 +62,9 @@ def distribute(config: Config) -> None:
 
 
 def use_mixed_precision(config: Config) -> None:
-    """Switch the optimizer wrapper to automatic mixed precision with dynamic loss scaling, in place."""
-    if not torch.cuda.is_available():
-        raise UserError("--amp needs a CUDA GPU, and there is none; leave it out")
-    config.optim_wrapper.type = "AmpOptimWrapper"
+    """Switch the optimizer wrapper to automatic mixed precision, in place.
+
+    On GPUs float16 with dynamic loss scaling; on CPUs bfloat16, which needs no scaling.
+    """
+    on_cpu = f"{BFloat16OptimWrapper.__module__}.{BFloat16OptimWrapper.__name__}"
+    config.optim_wrapper.type = "AmpOptimWrapper" if torch.cuda.is_available() else on_cpu

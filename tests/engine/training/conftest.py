@@ -110,3 +110,30 @@ def nyu_folder(tmp_path_factory):
             lines.append(f"{stem}/rgb_{number:05d}.jpg {stem}/sync_depth_{number:05d}.png 518.8579")
     (root / "nyudepthv2_train_files_with_gt.txt").write_text("\n".join(lines))
     return root
+
+
+@pytest.fixture
+def generated_folder(tmp_path):
+    """What `perception generate` leaves behind: four samples of 64 x 64 pixels, and a failed one."""
+    root = tmp_path / "generated"
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+    lines = []
+    for number in range(4):
+        labels = np.random.default_rng(number).integers(0, 19, (4, 4)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+        labels[:2] = 255
+        places = [f"images/town_{number}.png", f"labels/town_{number}_labelTrainIds.png"]
+        Image.fromarray(np.stack([labels * 10] * 3, -1)).save(root / places[0])
+        Image.fromarray(labels).save(root / places[1])
+        lines.append({"id": f"town_{number}", "status": "done", "output": places})
+    lines.append({"id": "town_4", "status": "failed", "output": [], "reason": "a damaged map"})
+    (root / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "job.json").write_text("{}")
+    (root / "README.md").write_text("# Generated street scenes\n")
+    return root
+
+
+@pytest.fixture
+def unformatted_configs(monkeypatch):
+    """mmengine dumps a config at every checkpoint, pretty-printed by yapf in seconds; here as it is."""
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **style: (text, True))
