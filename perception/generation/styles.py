@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from perception.backbones import DiffusionBackbone
 from perception.backbones.building import build_model
 from perception.backbones.hub import download
+from perception.backbones.loading import MINI
 from perception.backbones.unet_family import UNetDenoiser
 from perception.backbones.validation import Component, unusable
 from perception.errors import UserError
 from perception.generation.control import check_control
 
+SHIPPED = ("mini-control", "mini-source")  # control by Cityscapes labels for `mini`, and the denoiser it was made on
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -43,7 +45,7 @@ def new_control(
 
 
 def load_control(name: str | Path, backbone: DiffusionBackbone) -> Any:
-    """A trained `diffusers.ControlNetModel` from a folder or the hub, frozen, on the backbone's device and dtype.
+    """A trained `diffusers.ControlNetModel` of a folder, the hub or the package: frozen, on the backbone's device.
 
     Raises:
         UserError: the folder is incomplete, weights are missing, unexpected or mis-shaped, or it does not fit.
@@ -99,7 +101,7 @@ def _bytes(value: Tensor) -> bytes:
 
 
 def _load(name: str | Path, class_name: str, place: str, dtype: torch.dtype) -> nn.Module:
-    folder = _folder(name)
+    folder = network_folder(name)
     config = _config(folder)
     problems = []
     if config.get("_class_name") != class_name:
@@ -113,7 +115,10 @@ def _load(name: str | Path, class_name: str, place: str, dtype: torch.dtype) -> 
         return build_model(place, part, dtype, None)
 
 
-def _folder(name: str | Path) -> Path:
+def network_folder(name: str | Path) -> Path:
+    """Where a network lies: shipped with the package (`SHIPPED`), on disk, or fetched from the hub."""
+    if str(name) in SHIPPED:
+        return MINI.with_name(str(name))
     path = Path(name).expanduser()
     is_hub_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~"
     return download(str(name)) if is_hub_id and not path.exists() else path

@@ -38,6 +38,24 @@ def training_target(path: NoisePath, latents: Tensor, noise: Tensor, t: Tensor) 
     return path.alpha(steps).to(noise) * noise - path.sigma(steps).to(noise) * latents
 
 
+def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean squared error [] of [B, C, h, w], every row times its weight; None: 1."""
+    if weights is None:
+        return F.mse_loss(prediction.float(), target)
+    return (weights.to(target) * (prediction.float() - target).square().mean((1, 2, 3))).mean()
+
+
+def snr_weights(path: NoisePath, t: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Weights [B] that make a row's x_0 error count by its signal-to-noise ratio within `bounds`.
+
+    The upper bound is gamma of min-SNR weighting (Hang et al. 2023); the lower one (1 in Salimans & Ho 2022, equation
+    9) makes high noise count, where the layout is decided and the noise error hardly sees it.
+    """
+    snr = (path.alpha(t) / path.sigma(t)) ** 2
+    per_x0 = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
+    return snr.clamp(*bounds) / per_x0[path.prediction_type]
+
+
 class SourceTraining(nn.Module):
     """Stage A: the denoiser alone is trained on source images with an empty prompt (DGInStyle, section 3.1).
 
@@ -61,10 +79,12 @@ class SourceTraining(nn.Module):
         time = backbone.noise_path.model_time(t).to(x_t.device)
         return self._denoiser(x_t, time, condition.expand(len(x_t)), backbone.latent_stride)
 
-    def forward(self, latents: Tensor, t: Tensor, noise: Tensor, condition: Condition) -> Tensor:
-        """mean |prediction - target|^2 over everything; `latents` are clean [B, C, h, w]."""
+    def forward(
+        self, latents: Tensor, t: Tensor, noise: Tensor, condition: Condition, weights: Tensor | None = None
+    ) -> Tensor:
+        """mean |prediction - target|^2 over everything, rows by `weights` [B]; `latents` are clean [B, C, h, w]."""
         target = training_target(self._shared.backbone.noise_path, latents, noise, t)
-        return F.mse_loss(self.predict(latents, t, noise, condition).float(), target)
+        return weighted_error(self.predict(latents, t, noise, condition), target, weights)
 
 
 class ControlTraining(nn.Module):
@@ -101,11 +121,17 @@ class ControlTraining(nn.Module):
         return self._denoiser(x_t, t, condition.expand(len(x_t)), self._denoiser.embed(images)).raw
 
     def forward(
-        self, latents: Tensor, t: Tensor, noise: Tensor, condition: Condition, images: Sequence[Tensor]
+        self,
+        latents: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        condition: Condition,
+        images: Sequence[Tensor],
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """mean |prediction - target|^2 over everything; `latents` are clean [B, C, h, w]."""
+        """mean |prediction - target|^2 over everything, rows by `weights` [B]; `latents` are clean [B, C, h, w]."""
         target = training_target(self._shared.backbone.noise_path, latents, noise, t)
-        return F.mse_loss(self.predict(latents, t, noise, condition, images).float(), target)
+        return weighted_error(self.predict(latents, t, noise, condition, images), target, weights)
 
 
 def draw_timesteps(count: int, path: NoisePath, generator: torch.Generator) -> Tensor:

@@ -32,6 +32,7 @@ from perception.generation.training import (
     ControlTraining,
     SourceTraining,
     draw_timesteps,
+    snr_weights,
     stratified_timesteps,
     training_target,
 )
@@ -59,6 +60,7 @@ class GeneratorModel(BaseModel):
         posterior: Posterior,
         store: str | None,
         draws: int,
+        snr_bounds: Sequence[float] | None,
         data_licence: str,
         data_preprocessor: dict[str, Any] | None,
     ) -> None:
@@ -73,6 +75,9 @@ class GeneratorModel(BaseModel):
             raise UserError(f"model.draws is {draws}; expected at least 1 timestep per held-out picture")
         self._prior = SharedBackbone(shared_backbone(str(backbone), dtype, None, None))
         self._store = open_store(store)
+        if snr_bounds is not None and not (len(snr_bounds) == 2 and 0 <= snr_bounds[0] <= snr_bounds[1]):
+            raise UserError(f"model.snr_bounds is {snr_bounds}; expected two numbers, the smaller one first, or None")
+        self.snr_bounds = None if snr_bounds is None else (float(snr_bounds[0]), float(snr_bounds[1]))
         self.seed, self.timesteps, self.posterior, self.draws = seed, timesteps, posterior, draws
         self.data_licence = data_licence
 
@@ -95,8 +100,9 @@ class GeneratorModel(BaseModel):
         draw = stratified_timesteps if self.timesteps == "stratified" else draw_timesteps
         t = draw(len(latents), self.prior.noise_path, stream)
         told = self.told(inputs, data_samples)
+        weights = None if self.snr_bounds is None else snr_weights(self.prior.noise_path, t, self.snr_bounds)
         with attention_kernels(latents.device):
-            return {"loss": self.network(latents, t, noise, *told)}
+            return {"loss": self.network(latents, t, noise, *told, weights=weights)}
 
     @torch.no_grad()
     def latents(self, images: Tensor, stream: torch.Generator | None = None) -> Tensor:

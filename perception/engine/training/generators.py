@@ -37,12 +37,15 @@ class SourceGenerator(GeneratorModel):
         posterior: Posterior = "mean",  # latents: the autoencoder's mean, stored; or a sample (the reference)
         store: str | None = None,  # folder of computed latents; the second epoch reads it
         draws: int = 2,  # timesteps per held-out picture
+        snr_bounds: Sequence[float] | None = None,  # of the x_0 error's weight; None: the noise error as it is
         checkpointing: bool = False,  # blocks run again in the backward pass: less memory
         data_licence: str = "not stated",  # of the pictures, for the model card
         dtype: str = "float32",  # of the frozen autoencoder and text encoder
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(backbone, dtype, seed, timesteps, posterior, store, draws, data_licence, data_preprocessor)
+        super().__init__(
+            backbone, dtype, seed, timesteps, posterior, store, draws, snr_bounds, data_licence, data_preprocessor
+        )
         self.network = SourceTraining(self.prior)
         if checkpointing:
             unet: Any = self.network.unet
@@ -84,12 +87,15 @@ class ControlGenerator(GeneratorModel):
         posterior: Posterior = "mean",  # latents: the autoencoder's mean, stored; or a sample (the reference)
         store: str | None = None,  # folder of computed latents; the second epoch reads it
         draws: int = 2,  # timesteps per held-out picture
+        snr_bounds: Sequence[float] | None = None,  # of the x_0 error's weight; None: the noise error as it is
         checkpointing: bool = False,  # blocks run again in the backward pass: less memory
         data_licence: str = "not stated",  # of the pictures, for the model card
         dtype: str = "float32",  # of the frozen parts
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(backbone, dtype, seed, timesteps, posterior, store, draws, data_licence, data_preprocessor)
+        super().__init__(
+            backbone, dtype, seed, timesteps, posterior, store, draws, snr_bounds, data_licence, data_preprocessor
+        )
         self.vocabulary = Vocabulary(tuple(class_names(names)))
         self.source_folder = source
         base = self.prior if source is None else with_denoiser(self.prior, source)
