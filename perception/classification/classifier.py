@@ -5,61 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
+from perception.classification.few_shot import ClassTokens
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.prompts import PromptSet
-from perception.classification.rounds import Work, score_together
-from perception.classification.schedule import Block, StoppingRule, evaluations
+from perception.classification.race import Candidate, Race, Track
+from perception.classification.schedule import StoppingRule, evaluations
 from perception.classification.scoring import DenoisingErrors
+from perception.classification.screening import Screened, Screening, Screens
 from perception.classification.table import ErrorTable, Margin
 from perception.errors import UserError
 
 Pool = Literal["max", "mean_error", "mean_embed"]
 POOLS = ("max", "mean_error", "mean_embed")
 _MOST_CACHED_PROMPTS = 256  # 7.7 MB each for SD 1.5 in float32
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What competes: rows of the condition whose errors are averaged, on behalf of one class."""
-
-    name: str  # what to show: the prompt, or the class when several prompts are pooled
-    class_id: int  # position in PromptSet.names
-    rows: tuple[int, ...]
-
-
-@dataclass
-class Race:
-    """The state of one image: its errors so far, and what the stopping rule said last."""
-
-    image_id: str
-    blocks: tuple[Block, ...]
-    table: ErrorTable
-    stop: str | None = None
-    done: int = 0  # blocks evaluated
-
-    @property
-    def block(self) -> Block | None:
-        """The samples to evaluate next for all alive candidates; None when the race is over."""
-        return None if self.stop or self.done == len(self.blocks) else self.blocks[self.done]
-
-    def update(self, errors: Tensor, rule: StoppingRule) -> None:
-        """Enter the errors [alive, n] of the current block, and ask the rule."""
-        if not errors.isfinite().all():
-            raise UserError(
-                f"the denoising errors of {self.image_id} are not finite; run the backbone in float32 or bfloat16"
-            )
-        self.table.add(errors)
-        decision = rule.decide(self.done, self.table)
-        self.table.alive, self.stop = decision.alive, decision.stop
-        self.done += 1
 
 
 @dataclass(frozen=True)
@@ -71,12 +37,13 @@ class Classification:
     candidate: int  # the winner among DiffusionClassifier.candidates
     errors: tuple[float, ...]  # mean error per candidate, over the samples it has seen
     margin: Margin | None  # lead over the best candidate of another class, paired; None if no sample was drawn
-    evaluations: int  # denoiser rows spent on this image
+    evaluations: int  # denoiser rows spent on this image in its race, without those of `screened`
     alive: tuple[tuple[int, ...], ...]  # candidates evaluated in each block, best first, then the final order
     survivors: tuple[int, ...]  # candidates the rule could not drop, best first; the first of them is the winner
     stop: str  # why the race ended
     table: ErrorTable = field(repr=False)  # all errors
     probabilities: tuple[float, ...] | None = None  # per class; None without a calibration
+    screened: Screened | None = None  # the rounds before the race, if any
 
 
 class DiffusionClassifier(nn.Module):
@@ -98,6 +65,8 @@ class DiffusionClassifier(nn.Module):
         rows: int = 32,  # most rows per denoiser call
         share: bool = True,  # see DenoisingErrors
         learned: Learned | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
+        screens: Screens | None = None,  # cheaper rounds before the race, approximate
+        tokens: ClassTokens | None = None,  # from labelled images: one set per class, appended to its prompts
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -107,9 +76,16 @@ class DiffusionClassifier(nn.Module):
         self.learned = learned
         self.score = DenoisingErrors(backbone, loss, rows, share)
         self.candidates, self.condition = _candidates(backbone, prompts, pool)
-        self.most_evaluations = evaluations(
-            rule, sum(len(c.rows) for c in self.candidates), backbone.num_train_timesteps
-        )
+        self.track = Track(self.score, self.candidates, rule, self.blocks, learned)
+        self.screening = None
+        if screens is not None:
+            self.screening = Screening(backbone, self.track, self.condition, screens)
+        if tokens is not None:
+            owners = {row: c.class_id for c in self.candidates for row in c.rows}
+            with torch.no_grad():
+                self.condition = tokens(self.condition, [owners[row] for row in range(len(self.condition))])
+        rows = self.screening.most_rows() if self.screening else sum(len(c.rows) for c in self.candidates)
+        self.most_evaluations = evaluations(rule, rows, backbone.num_train_timesteps)
 
     @torch.inference_mode()
     def forward(
@@ -123,54 +99,29 @@ class DiffusionClassifier(nn.Module):
 
     @torch.inference_mode()
     def classify_latents(
-        self, latents: Tensor, image_ids: Sequence[str], noise: NoiseSource | None = None
+        self,
+        latents: Tensor,  # clean, [B, C, h, w]
+        image_ids: Sequence[str],
+        noise: NoiseSource | None = None,
+        small: Tensor | None = None,  # latents of the same images at a smaller size, for `Screens.small_samples`
     ) -> list[Classification]:
-        """The same for clean latents [B, C, h, w]."""
+        """The same for latents. Raises UserError when small images are screened and there are none."""
         noise = noise or SeededNoise()
-        races = [Race(name, self.blocks, self._table()) for name in image_ids]
         with self._text_cache():
-            while running := [i for i, race in enumerate(races) if race.block is not None]:
-                self._round(running, races, latents, noise)
-        return [self._result(race) for race in races]
+            if self.screening is None:
+                return [self._result(race) for race in self.track.run(latents, image_ids, self.condition, noise)]
+            if small is None and self.screening.small is not None:
+                raise UserError("the screening round needs the images at a smaller size; pass their latents as `small`")
+            first = latents if small is None else small
+            screened = self.screening(first, image_ids, self.condition, noise)
+            starters = [each.starters for each in screened]
+            races = self.track.run(latents, image_ids, self.condition, noise, starters)
+        return [replace(self._result(race), screened=each) for race, each in zip(races, screened, strict=True)]
 
     def _text_cache(self) -> AbstractContextManager[None]:
         """Keys and values of the prompts, as long as they are few enough to hold."""
         cached = self.score.share and len(self.condition) <= _MOST_CACHED_PROMPTS
         return self.backbone.cached_text() if cached else nullcontext()
-
-    def _table(self) -> ErrorTable:
-        return ErrorTable(
-            len(self.candidates),
-            sum(map(len, self.blocks)),
-            [candidate.class_id for candidate in self.candidates],
-            [len(candidate.rows) for candidate in self.candidates],
-            self.learned.weight([s.timestep for block in self.blocks for s in block]) if self.learned else None,
-        )
-
-    def _round(self, running: list[int], races: list[Race], latents: Tensor, noise: NoiseSource) -> None:
-        """Evaluate the next block of every running image, with one transfer of errors to the CPU."""
-        work = [self._work(i, races[i], latents, noise) for i in running]
-        errors = score_together(self.score, work, self.condition)
-        for i, part in zip(running, errors, strict=True):  # part: [n, rows]
-            races[i].update(self._pooled(races[i], part.T), self.rule)
-
-    def _work(self, image: int, race: Race, latents: Tensor, noise: NoiseSource) -> Work:
-        block, shape = race.block or (), tuple(latents.shape[1:])
-        eps = [noise(race.image_id, sample, shape) for sample in block]
-        return Work(
-            latent=latents[image],
-            noise=torch.stack(eps).to(latents.device) if eps else latents.new_zeros(0, *shape),
-            timesteps=torch.tensor([sample.timestep for sample in block], dtype=torch.long),
-            candidates=torch.tensor(self._rows(race)),
-        )
-
-    def _rows(self, race: Race) -> list[int]:
-        return [row for c in race.table.alive for row in self.candidates[c].rows]
-
-    def _pooled(self, race: Race, errors: Tensor) -> Tensor:
-        """Mean over the rows of each alive candidate: [rows, n] -> [alive, n]."""
-        parts = errors.split([len(self.candidates[c].rows) for c in race.table.alive])
-        return torch.stack([part.mean(0) for part in parts])
 
     def _result(self, race: Race) -> Classification:
         table = race.table
@@ -184,7 +135,7 @@ class DiffusionClassifier(nn.Module):
             errors=tuple(table.means().tolist()),
             margin=table.margin(winner, rivals),
             evaluations=table.evaluations,
-            alive=(*table.history, table.alive),
+            alive=race.alive,
             survivors=table.alive,
             stop=race.stop or "all samples used",
             table=table,

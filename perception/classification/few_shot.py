@@ -41,17 +41,26 @@ class ClassTokens(nn.Module):
         """Untrained tokens for a condition of one row per class. Raises UserError for fewer than one token."""
         if tokens < 1:
             raise UserError(f"{tokens} learned tokens per class were asked for; expected at least 1")
+        if not condition.hidden.shape[2]:
+            raise UserError(
+                "a class-conditional backbone reads no text, so no tokens can be learned for it; use another"
+            )
         return cls(condition.hidden[:, -1:].expand(-1, tokens, -1))
 
-    def forward(self, condition: Condition) -> Condition:
-        """The condition with the tokens behind its own: hidden [C, L + M, D]. Raises UserError for other rows."""
+    def forward(self, condition: Condition, owners: Sequence[int] | None = None) -> Condition:
+        """The condition with the tokens behind its own: hidden [N, L + M, D].
+
+        `owners`: the class of each row, for several prompts per class; default: one row per class, in order. Raises
+        UserError for other classes or another width.
+        """
         classes, _, width = self.embedding.shape
-        if len(condition) != classes or condition.hidden.shape[2] != width:
+        found = len(condition) if owners is None else max(owners) + 1
+        if found != classes or condition.hidden.shape[2] != width:
             raise UserError(
-                f"learned tokens for {classes} classes of width {width} do not fit a condition of {len(condition)} "
+                f"learned tokens for {classes} classes of width {width} do not fit a condition of {found} "
                 f"rows of width {condition.hidden.shape[2]}; use them with the classes they were trained for"
             )
-        tokens = self.embedding.to(condition.hidden)
+        tokens = self.embedding.to(condition.hidden)[list(range(classes) if owners is None else owners)]
         return condition.with_hidden(torch.cat([condition.hidden, tokens], dim=1))
 
 

@@ -41,7 +41,7 @@ def class_leads(errors: Tensor, classes: Sequence[int]) -> Tensor:
     errors [C, N], NaN behind the last sample of a candidate; a class counts by its best candidate. float64 [classes].
     """
     most = int((~errors.isnan()).sum(1).max())
-    leads = paired_sums(errors) / most  # [C]
+    leads = (paired_sums(errors) / most).nan_to_num(nan=float("inf"))  # [C]; a candidate that never raced is no help
     best = torch.full((max(classes) + 1,), float("inf"), dtype=torch.float64)
     return best.scatter_reduce(0, torch.tensor(classes), leads.double(), "amin")
 

@@ -68,8 +68,10 @@ class FeatureTable:
 
 
 def default_taps(backbone: DiffusionBackbone) -> tuple[str, ...]:
-    """The latent and every whole block of the denoiser, in order of execution."""
-    return tuple(name for name, tap in backbone.taps.items() if tap.kind in ("latent", "block"))
+    """The latent and every whole block of the denoiser, in order of execution; of transformers their blocks."""
+    kinds = {tap.kind for tap in backbone.taps.values()}
+    blocks = "block" if "block" in kinds else "transformer_block"
+    return tuple(name for name, tap in backbone.taps.items() if tap.kind in ("latent", blocks))
 
 
 def batches(items: Iterable[tuple[Tensor, str]], size: int) -> Iterable[tuple[Tensor, list[str]]]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from perception.classification.schedule import Block, Decision, race_blocks
+from perception.classification.schedule import Block, Decision, check_group, race_blocks
 from perception.classification.statistics import identical, mixture_bound, t_quantile, t_statistics
 from perception.classification.table import ErrorTable
 from perception.errors import UserError
@@ -36,12 +36,14 @@ class RacingRule(ABC):
     budget: int | None = None  # most denoiser evaluations per image; None: as many as the whole grid takes
     first: int = FEWEST  # samples of every candidate before the first decision
     block: int = 5  # samples between decisions
+    group: int = field(default=1, repr=False)  # trials that count as one sample: 2 for antithetic noise
 
     def __post_init__(self) -> None:
         if min(self.samples, self.trials, self.block) < 1:
             raise UserError(f"samples {self.samples}, trials {self.trials} and block {self.block} must be 1 or more")
         if self.first < FEWEST:
             raise UserError(f"a first block of {self.first} samples is too short to judge; give {FEWEST} or more")
+        check_group(self.group, self.trials, self.first, self.block)
 
     @property
     @abstractmethod
@@ -60,7 +62,7 @@ class RacingRule(ABC):
 
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """The grid in spread order, cut at `ends`."""
-        return race_blocks(self.samples, self.trials, num_train_timesteps, self.ends())
+        return race_blocks(self.samples, self.trials, num_train_timesteps, self.ends(), self.group)
 
     def most_alive(self, candidates: int) -> tuple[int, ...]:
         """All candidates, as far as the budget reaches. Raises UserError when it does not cover the first block."""
@@ -91,10 +93,10 @@ class RacingRule(ABC):
 
     def _survivors(self, table: ErrorTable, n: int) -> tuple[int, ...]:
         leader, *others = table.ranked(table.alive)
-        if not others or n < FEWEST or n == self.total:  # on the whole grid the mean decides
+        if not others or n // self.group < FEWEST or n == self.total:  # on the whole grid the mean decides
             return (leader, *others)
         gaps = table.gaps(leader, others)
-        leave = (self.behind(gaps, self.total) | identical(gaps)).tolist()
+        leave = (self.behind(gaps, self.total // self.group) | identical(gaps)).tolist()
         return (leader, *(c for c, left in zip(others, leave, strict=True) if not left))
 
     def _stop(self, block: int, alive: Sequence[int], table: ErrorTable) -> str | None:

@@ -49,8 +49,7 @@ class ClassifierTransform:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Transform one image. Raises UserError when the border leaves nothing of it."""
-        if self.border:
-            image = self._trim(image)
+        image = trimmed(image, self.border)
         if self.convert_first:
             image = image.convert("RGB")
         image = F.resize(image, self._covering(image), INTERPOLATIONS[self.interpolation])
@@ -64,13 +63,9 @@ class ClassifierTransform:
             return [height, int(height * image.width / image.height)]
         return [int(width * image.height / image.width), width]
 
-    def _trim(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        if min(width, height) <= 2 * self.border:
-            raise UserError(
-                f"a border of {self.border} px leaves nothing of a {width} x {height} image; use a smaller one"
-            )
-        return image.crop((self.border, self.border, width - self.border, height - self.border))
+
+CROPS = ("resize", "adm")
+"""Ways to the square: ClassifierTransform, AdmTransform."""
 
 
 class AdmTransform:
@@ -83,17 +78,56 @@ class AdmTransform:
     Raises UserError for a size below 1.
     """
 
-    def __init__(self, size: int = 256) -> None:  # pixels of the square's side
-        if size < 1:
-            raise UserError(f"size {size} is no image geometry; give a size >= 1")
+    def __init__(
+        self,
+        size: int = 256,  # pixels of the square's side
+        border: int = 0,  # pixels cut from each side first
+    ) -> None:
+        if size < 1 or border < 0:
+            raise UserError(
+                f"size {size} and border {border} are no image geometry; give a size >= 1 and a border >= 0"
+            )
         self.size = size
+        self.border = border
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Transform one image."""
-        image = image.convert("RGB")
+        """Transform one image. Raises UserError when the border leaves nothing of it."""
+        image = trimmed(image, self.border).convert("RGB")
         while min(image.size) >= 2 * self.size:
             image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
         scale = self.size / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         return F.to_tensor(image.crop((left, top, left + self.size, top + self.size)))  # [3, S, S]
+
+
+def trimmed(image: Image.Image, border: int) -> Image.Image:
+    """The image without `border` pixels on each side. Raises UserError when that leaves nothing."""
+    if not border:
+        return image
+    width, height = image.size
+    if min(width, height) <= 2 * border:
+        raise UserError(f"a border of {border} px leaves nothing of a {width} x {height} image; use a smaller one")
+    return image.crop((border, border, width - border, height - border))
+
+
+def square_transform(
+    crop: str,  # one of CROPS
+    size: tuple[int, int],  # height and width in pixels
+    interpolation: str = "bicubic",
+    border: int = 0,  # pixels cut from each side first
+) -> ClassifierTransform | AdmTransform:
+    """The transform of that name.
+
+    Raises UserError for an unknown one, and for "adm" with a size that is no square or another filter than its own.
+    """
+    if crop not in CROPS:
+        raise UserError(f"unknown crop {crop!r}; choose one of {', '.join(CROPS)}")
+    if crop == "resize":
+        return ClassifierTransform(size, interpolation, border=border)
+    if size[0] != size[1] or interpolation != "bicubic":
+        raise UserError(
+            f"the crop 'adm' makes squares with filters of its own, not {size[0]}x{size[1]} with {interpolation}; "
+            "leave out --interpolation and give one side, or use --crop resize"
+        )
+    return AdmTransform(size[0], border)

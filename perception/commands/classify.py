@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
 from perception.commands.classify_rules import add_rule_arguments, chosen_rule
+from perception.commands.classify_screens import add_screen_arguments, chosen_screens
 from perception.commands.common import (
     add_backbone_arguments,
     add_job_arguments,
@@ -21,6 +22,7 @@ from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
     from perception.classification.learned import Learned
+    from perception.classification.prompts import PromptSet
     from perception.commands.classify_job import ClassifyOptions
     from perception.engine.items import Item
 
@@ -31,6 +33,7 @@ perception classify photos/ --prompts pets --preset pets --method fixed --out ru
 perception classify labelled/ --out runs/scores            # one sub-folder per class: prints the accuracy
 perception classify --dataset fashion_mnist --root data/fashion_mnist --backbone mini-dit --out runs/fashion
 perception classify photos/ --classes cat,dog --error-maps --out runs/maps    # and where they differ
+perception classify photos/ --prompts imagenet --preselect 100 --screen-size 256 --out runs/quick    # approximate
 perception classify photos/ --classes cat,dog --dry-run    # what it would cost"""
 
 
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, what to compare them with, and how."""
     add_input_arguments(parser)
     _add_method_arguments(parser)
+    add_screen_arguments(parser)
     _add_output_arguments(parser)
     add_backbone_arguments(parser)
     add_job_arguments(parser, batch_size=1)
@@ -60,6 +64,12 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
     group.add_argument(
+        "--crop",
+        choices=("resize", "adm"),
+        help="resize and cut the centre, or as guided-diffusion and DiT do (default: adm for a class-conditional DiT "
+        "on latents, else resize)",
+    )
+    group.add_argument(
         "--interpolation",
         choices=("bicubic", "bilinear", "lanczos"),
         default="bicubic",
@@ -70,6 +80,9 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--noise", type=Path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w] for all images, not --seed"
+    )
+    group.add_argument(
+        "--class-tokens", type=Path, metavar="FILE", help="what `perception adapt` has learned from a few images"
     )
     group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
     group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
@@ -125,7 +138,7 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
     return ClassifyOptions(
         prompts=prompts,
         class_prompts=comparison.class_prompts,
-        rule=chosen_rule(args, chosen, len(prompts.names) if args.pool == "mean_embed" else len(prompts)),
+        rule=chosen_rule(args, chosen, _racing_rows(args, prompts)),
         loss=args.loss or (preset(name).loss if name else "l2"),
         pool=args.pool,
         size=args.size,
@@ -138,7 +151,20 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
         save_errors=args.save_errors,
         error_maps=args.error_map_samples if args.error_maps else 0,
         learned=_learned(args),
+        screens=chosen_screens(args),
+        screen_size=args.screen_size,
+        antithetic=args.antithetic,
+        crop=args.crop,
+        tokens=args.class_tokens,
     )
+
+
+def _racing_rows(args: argparse.Namespace, prompts: PromptSet) -> int:
+    """Denoiser rows of one sample, as far as the prompts tell."""
+    classes = min(args.preselect or len(prompts.names), len(prompts.names))
+    if args.pool == "mean_embed":
+        return classes
+    return sum(sorted((len(prompts.rows(c)) for c in range(len(prompts.names))), reverse=True)[:classes])
 
 
 def _learned(args: argparse.Namespace) -> Learned | None:

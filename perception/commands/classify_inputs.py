@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.common import comma_list
-from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset
+from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset, refuse_without_dataset
 from perception.errors import UserError
 
 if TYPE_CHECKING:
     from perception.classification.prompts import PromptSet
     from perception.engine.items import Item
-
-_OF_DATASETS = ("root", "download", "per_class", "subset")
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,7 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     templates = _templates(args.template)
     if args.dataset is not None:
         return _of_dataset(args, templates)
-    foreign = next((name for name in _OF_DATASETS if getattr(args, name)), None)
-    if foreign is not None:
-        raise UserError(f"--{foreign.replace('_', '-')} belongs to --dataset NAME; add it, or leave this out")
+    refuse_without_dataset(args)
     if not args.images:
         raise UserError("there is nothing to classify; name image files or folders, or --dataset NAME --root DIR")
     return _of_files(args, templates)

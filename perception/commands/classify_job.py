@@ -16,11 +16,14 @@ from safetensors.torch import save
 from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
 from perception.classification.error_maps import ErrorMaps, overlay_png
+from perception.classification.few_shot import load_class_tokens
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
 from perception.classification.schedule import StoppingRule
-from perception.classification.transforms import ClassifierTransform
+from perception.classification.screening import Screens
+from perception.classification.transforms import square_transform
+from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
 from perception.engine.items import Item
@@ -50,6 +53,11 @@ class ClassifyOptions:
     save_errors: bool = False  # write every single error to OUT/errors
     error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
     learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
+    screens: Screens | None = None  # cheaper rounds before the race
+    screen_size: tuple[int, int] | None = None  # of the image in those rounds, height and width in pixels
+    antithetic: bool = False  # noise in pairs; the rule then counts groups of two
+    crop: str | None = None  # resize or adm; None: as the backbone was trained
+    tokens: Path | None = None  # learned class tokens
 
 
 class Sample(NamedTuple):
@@ -59,6 +67,7 @@ class Sample(NamedTuple):
     noise_id: str  # SHA-256 of the decoded pixels: a renamed file gets the same noise
     pixels: torch.Tensor  # [3, H, W] in [0, 1]
     truth: int | None  # class, when the item has a label
+    small: torch.Tensor | None = None  # [3, H', W'] for the screening rounds
 
 
 class ImageClassifier:
@@ -73,14 +82,20 @@ class ImageClassifier:
         if backbone.class_names is not None and options.class_prompts is not None:
             options = replace(options, prompts=options.prompts.told(options.class_prompts))
         o = options
-        self.classifier = DiffusionClassifier(backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned)
+        tokens = None if o.tokens is None else load_class_tokens(o.tokens, o.prompts.names)
+        self.classifier = DiffusionClassifier(
+            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned, o.screens, tokens
+        )
         self.size = image_size(backbone, o.size)
-        self.transform = ClassifierTransform(self.size, o.interpolation, border=o.border)
+        crop = o.crop or default_crop(backbone)
+        self.transform = square_transform(crop, self.size, o.interpolation, o.border)
+        self.screen_size = None if o.screen_size is None else _smaller(image_size(backbone, o.screen_size), self.size)
+        self.small = square_transform(crop, self.screen_size, o.interpolation, o.border) if self.screen_size else None
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
         self.prompts = o.prompts
         self.save_errors = o.save_errors
-        self.options = _settings(options, self.size)
+        self.options = _settings(options, self.size, crop)
         text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -90,14 +105,17 @@ class ImageClassifier:
             raise UserError(f"{item.id} has no image file; classify takes images")
         image = read_image(item.path)
         truth = None if item.label is None else self.prompts.find(item.label)
-        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth)
+        small = self.small(image) if self.small else None
+        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
         pixels = torch.stack([sample.pixels for sample in batch])
         with torch.inference_mode():
             latents = self.classifier.backbone.encode(pixels)  # [B, C, h, w]
-        results = self.classifier.classify_latents(latents, [sample.noise_id for sample in batch], self.noise)
+            smaller = [sample.small for sample in batch if sample.small is not None]
+            small = self.classifier.backbone.encode(torch.stack(smaller)) if smaller else None
+        results = self.classifier.classify_latents(latents, [sample.noise_id for sample in batch], self.noise, small)
         return [self._outcome(*each) for each in zip(batch, latents, results, strict=True)]
 
     def _outcome(self, sample: Sample, latent: torch.Tensor, result: Classification) -> Outcome:
@@ -123,13 +141,17 @@ class ImageClassifier:
     def _record(self, result: Classification) -> dict[str, Any]:
         candidates, margin = self.classifier.candidates, result.margin
         ranking = race_ranking(result.alive, result.errors, [c.class_id for c in candidates])
+        seen = [c for c, count in enumerate(result.table.counts) if count]
+        if result.screened is not None:
+            ranking = list(dict.fromkeys([*ranking, *result.screened.order]))
         return {
             "label": result.label,
             "class_index": self.prompts.indices[result.class_id],
             "prompt": candidates[result.candidate].name,
-            "errors": {c.name: error for c, error in zip(candidates, result.errors, strict=True)},
-            "samples": {c.name: count for c, count in zip(candidates, result.table.counts, strict=True)},
+            "errors": {candidates[c].name: result.errors[c] for c in seen},
+            "samples": {candidates[c].name: result.table.counts[c] for c in seen},
             "evaluations": result.evaluations,
+            **_screened(result),
             "runner_up": None if margin is None else self.prompts.names[candidates[margin.rival].class_id],
             "margin": None if margin is None else margin.mean,
             "margin_se": None if margin is None or margin.samples < 2 else margin.standard_error,
@@ -156,7 +178,11 @@ class ImageClassifier:
 
     def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
         if options.noise is None:
-            return SeededNoise(options.seed)
+            return SeededNoise(options.seed, options.antithetic)
+        if options.antithetic:
+            raise UserError(
+                "a noise file holds its noise as it is; make the pairs in the file, or leave out antithetic"
+            )
         noise = read_noise(options.noise)
         samples = max(sum(map(len, self.classifier.blocks)), options.error_maps)
         stride = backbone.latent_stride
@@ -164,7 +190,30 @@ class ImageClassifier:
         return noise
 
 
-def _settings(options: ClassifyOptions, size: tuple[int, int]) -> dict[str, Any]:
+def default_crop(backbone: DiffusionBackbone) -> str:
+    """The crop of the training: ADM's for a class-conditional DiT on latents (Peebles & Xie 2023, section 4)."""
+    return "adm" if backbone.class_names is not None and backbone.vae is not None else "resize"
+
+
+def _smaller(screen: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The size of the screening rounds. Raises UserError unless it saves something."""
+    if screen[0] * screen[1] >= size[0] * size[1]:
+        raise UserError(
+            f"a screening image of {screen[0]}x{screen[1]} is not smaller than the image of {size[0]}x{size[1]}; "
+            "lower --screen-size"
+        )
+    return screen
+
+
+def _screened(result: Classification) -> dict[str, int]:
+    """Denoiser rows before the race."""
+    screened = result.screened
+    if screened is None:
+        return {}
+    return {"preselect_evaluations": screened.tree_evaluations, "screen_evaluations": screened.small_evaluations}
+
+
+def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dict[str, Any]:
     """What the fingerprint is made of, by the names of the command's options."""
     rule = options.rule
     return {
@@ -181,6 +230,10 @@ def _settings(options: ClassifyOptions, size: tuple[int, int]) -> dict[str, Any]
         "ranking": MOST_RANKED,
         **({"error_map_samples": options.error_maps} if options.error_maps else {}),
         **({"calibration": repr(options.learned)} if options.learned else {}),
+        **({"screens": repr(options.screens), "screen_size": options.screen_size} if options.screens else {}),
+        **({"antithetic": True} if options.antithetic else {}),
+        **({"crop": crop} if crop != "resize" else {}),
+        **({"class_tokens": file_hash(options.tokens)} if options.tokens else {}),
     }
 
 

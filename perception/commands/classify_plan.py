@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import torch
 
 from perception.backbones import DiffusionBackbone
@@ -11,33 +14,62 @@ from perception.engine.plan import CostPlan, Measurement, measure, plan
 _LINE_BYTES, _CANDIDATE_BYTES = 600, 120  # of a manifest line
 
 
-def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: int) -> CostPlan:
+@dataclass(frozen=True)
+class ClassifyPlan:
+    """The whole job, and what of it the screening rounds take."""
+
+    total: CostPlan
+    screens: Mapping[str, tuple[int, float]]  # round -> denoiser evaluations and FLOPs
+
+    def render(self) -> str:
+        """The table of the whole, then a line per round."""
+        lines = [
+            f"{name:>20}  {rows} of these evaluations, {flops:.3g} FLOP" for name, (rows, flops) in self.screens.items()
+        ]
+        return "\n".join([self.total.render(), *lines])
+
+
+def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: int) -> ClassifyPlan:
     """What classifying so many images would cost at most: one denoiser call and one VAE call, measured and scaled.
 
     A race that nothing ends early sees the whole grid; on images that the backbone knows it takes a small part of it.
     """
     job = ImageClassifier(backbone, options)
-    score, total = job.classifier.score, job.classifier.most_evaluations
-    rows = sum(len(c.rows) for c in job.classifier.candidates)
-    pixels = torch.zeros(1, 3, *job.size)
-    condition = job.classifier.condition
-    k = min(rows, options.rows)
-    samples = max(1, options.rows // k)  # as many rows as one call has
+    race = job.classifier.most_evaluations + _map_evaluations(job)
+    tree, small = job.classifier.screening.most_evaluations() if job.classifier.screening else (0, 0)
+    whole, row = _measured(job, job.size)
+    cheap, cheap_row = (whole, row) if job.screen_size is None else _measured(job, job.screen_size)
+    parts = [_scaled(row, race), _scaled(cheap_row, tree + small), whole, *([] if cheap is whole else [cheap])]
+    image = Measurement(
+        flops=sum(part.flops for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        base_bytes=row.base_bytes,
+        peak_bytes=row.peak_bytes,
+    )
+    total = plan(image, items, batch_size=1, evaluations=race + tree + small, disk_bytes=_disk_bytes(job))
+    size = "x".join(map(str, job.screen_size or job.size))
+    counts = {"label tree": tree, f"first at {size}": small}
+    return ClassifyPlan(total, {name: (n * items, cheap_row.flops * n * items) for name, n in counts.items() if n})
+
+
+def _measured(job: ImageClassifier, size: tuple[int, int]) -> tuple[Measurement, Measurement]:
+    """Encoding one image of this size, and one denoiser row of it within a full call."""
+    classifier, backbone = job.classifier, job.classifier.backbone
+    rows = sum(len(c.rows) for c in classifier.candidates)
+    pixels = torch.zeros(1, 3, *size)
+    k = min(rows, classifier.score.rows)
+    samples = max(1, classifier.score.rows // k)  # as many rows as one call has
     with torch.inference_mode():
         latents = backbone.encode(pixels).expand(samples, -1, -1, -1)
-        steps = torch.zeros(samples, dtype=torch.long)
+        arguments = torch.zeros_like(latents), torch.zeros(samples, dtype=torch.long), classifier.condition
         which = torch.arange(k).expand(samples, -1)
         encoding = measure(lambda: backbone.encode(pixels), backbone.device)
-        call = measure(lambda: score(latents, torch.zeros_like(latents), steps, condition, which), backbone.device)
-    total += _map_evaluations(job)
-    calls = total / (samples * k)
-    image = Measurement(
-        flops=encoding.flops + call.flops * calls,
-        seconds=encoding.seconds + call.seconds * calls,
-        base_bytes=call.base_bytes,
-        peak_bytes=call.peak_bytes,
-    )
-    return plan(image, items, batch_size=1, evaluations=total, disk_bytes=_disk_bytes(job))
+        call = measure(lambda: classifier.score(latents, *arguments, which), backbone.device)
+    return encoding, _scaled(call, 1 / (samples * k))
+
+
+def _scaled(measured: Measurement, factor: float) -> Measurement:
+    return replace(measured, flops=measured.flops * factor, seconds=measured.seconds * factor)
 
 
 def _disk_bytes(job: ImageClassifier) -> float:

@@ -47,10 +47,15 @@ def label_lines(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def evaluations_line(records: Sequence[dict[str, Any]]) -> str:
-    """How many denoiser evaluations an image took; those of error maps apart."""
-    maps = sum(record.get("map_evaluations", 0) for record in records) / len(records)
-    mean = sum(record["evaluations"] for record in records) / len(records)
-    return f"{mean:.1f} denoiser evaluations per image" + (f", and {maps:.1f} for its error map" if maps else "")
+    """How many denoiser evaluations an image took; those of screening rounds and error maps apart."""
+    kinds = {
+        "evaluations": "{:.1f} denoiser evaluations per image",
+        "preselect_evaluations": "{:.1f} before it for the label tree",
+        "screen_evaluations": "{:.1f} before it on the small image",
+        "map_evaluations": "and {:.1f} for its error map",
+    }
+    means = {kind: sum(record.get(kind, 0) for record in records) / len(records) for kind in kinds}
+    return ", ".join(text.format(means[kind]) for kind, text in kinds.items() if means[kind] or kind == "evaluations")
 
 
 def accuracy_lines(

@@ -55,7 +55,15 @@ def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="K,1",
         help=f"fixed: candidates kept after each stage (default: {','.join(map(str, KEEP))})",
     )
-    group.add_argument("--trials", type=positive_int, default=1, help="noises per timestep (default: 1)")
+    group.add_argument(
+        "--trials", type=positive_int, metavar="N", help="noises per timestep (default: 1; 2 with --antithetic)"
+    )
+    group.add_argument(
+        "--antithetic",
+        action="store_true",
+        help="noises of a timestep come in pairs eps, -eps: unbiased; whether the mean of a pair varies less than that "
+        "of two draws depends on the model (halve --samples for the same grid of evaluations)",
+    )
 
 
 def chosen_rule(args: argparse.Namespace, preset: Preset | None, rows: int) -> StoppingRule:
@@ -67,25 +75,30 @@ def chosen_rule(args: argparse.Namespace, preset: Preset | None, rows: int) -> S
 
     method = args.method or ("fixed" if args.keep is not None else "racing")
     _refuse_foreign(args, method)
+    group = 2 if args.antithetic else 1
+    trials = group if args.trials is None else args.trials
     if method == "fixed":
         samples = SAMPLES if args.samples is None else args.samples
         keep = KEEP if args.keep is None else args.keep
         if preset:
             samples, keep = args.samples or preset.samples, args.keep or preset.keep
-        return FixedSchedule(samples, keep, args.trials)
+        return FixedSchedule(samples, keep, trials, group=group)
     samples = args.samples or (preset.samples[-1:] if preset else GRID)
     if len(samples) != 1:
         raise UserError(f"--samples of --method {method} is one number, such as --samples {max(samples)}")
-    rule = Exhaustive(samples[0], args.trials) if method == "exhaustive" else _race(args, method, samples[0])
+    if method == "exhaustive":
+        return Exhaustive(samples[0], trials, group)
+    rule = _race(args, method, samples[0], trials, group)
     rule.most_alive(rows)
     return rule
 
 
-def _race(args: argparse.Namespace, method: str, samples: int) -> StoppingRule:
-    from perception.classification.racing import ConfidenceSequence, PairedT, SuccessiveHalving
+def _race(args: argparse.Namespace, method: str, samples: int, trials: int, group: int) -> StoppingRule:
+    from perception.classification.racing import FEWEST, ConfidenceSequence, PairedT, SuccessiveHalving
 
     confidence = CONFIDENCE if args.confidence is None else args.confidence
-    common = (samples, args.trials, args.budget)
+    first, block = (FEWEST, 5) if group == 1 else (FEWEST * group, 3 * group)
+    common = (samples, trials, args.budget, first, block, group)
     if method == "successive_halving":
         return SuccessiveHalving(*common)
     if method == "confseq":

@@ -14,6 +14,8 @@ from perception.errors import UserError
 if TYPE_CHECKING:
     from perception.classification.sets import ClassificationSet
 
+_OF_DATASETS = ("root", "download", "per_class", "subset")
+
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """--dataset, --root, --download, --per-class, --subset."""
@@ -28,6 +30,13 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--download", action="store_true", help="fetch it into DIR first")
     group.add_argument("--per-class", type=positive_int, metavar="N", help="only the first N images of each class")
     group.add_argument("--subset", type=Path, metavar="FILE", help=".npy or text file of image numbers of the set")
+
+
+def refuse_without_dataset(args: argparse.Namespace) -> None:
+    """Raises UserError for options of a data set where none is named."""
+    foreign = next((name for name in _OF_DATASETS if getattr(args, name)), None)
+    if foreign is not None:
+        raise UserError(f"--{foreign.replace('_', '-')} belongs to --dataset NAME; add it, or leave this out")
 
 
 def load_dataset(args: argparse.Namespace, templates: Sequence[str] | None = None) -> ClassificationSet:

@@ -12,11 +12,12 @@ from importlib import import_module
 from textwrap import indent
 
 from perception import __version__
-from perception.errors import UserError
+from perception.errors import PromptTooLongError, UserError
 
 COMMANDS = {
     "extract": "perception.commands.extract",
     "classify": "perception.commands.classify",
+    "adapt": "perception.commands.adapt",
     "match": "perception.commands.match",
     "segment": "perception.commands.segment",
     "depth": "perception.commands.depth",
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _dispatch(arguments)
         sys.stdout.flush()
         return status
+    except PromptTooLongError as error:
+        return _complain(f"{error.fact}; shorten it.", USAGE_ERROR)
     except UserError as error:
         return _complain(str(error), USAGE_ERROR)
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from perception.commands.common import (
     load_backbone_from,
     positive_int,
 )
+from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset, refuse_without_dataset
 from perception.commands.extract import size_pair
 from perception.errors import UserError
 
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 
 SUMMARY = "find the block and timestep whose features tell your classes apart best"
 EXAMPLES = """perception sweep labelled/ --out runs/sweep                 # one sub-folder per class
+perception sweep --dataset fashion_mnist --root data/fashion_mnist --backbone mini-dit --out runs/probes
 perception sweep labelled/ --taps up_blocks.0,up_blocks.1 --timesteps 50,200,500 --probe linear --out runs/sweep"""
 TIMESTEPS = (50, 150, 300, 500, 700)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FOLDER, what to compare, and where to write."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="one sub-folder of images per class")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="one sub-folder of images per class")
+    add_dataset_arguments(parser)
     group = parser.add_argument_group("sweep")
     group.add_argument(
         "--taps", type=comma_list, help="names from `perception extract --list-taps` (default: latent and all blocks)"
@@ -59,9 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extract, probe, and report; 1 when an image failed."""
     from perception.classification.probe import check_labels, make_probe
-    from perception.engine.items import labelled_items
 
-    items = labelled_items(args.folder)
+    items = _items(args)
     check_labels([str(item.label) for item in items], args.folds)
     for name in args.probe:
         make_probe(name)
@@ -72,6 +74,20 @@ def run(args: argparse.Namespace) -> int:
     _write(args.out, cells)
     print(_report(args.out, cells, labels))
     return 0 if len(labels) == len(items) else 1
+
+
+def _items(args: argparse.Namespace) -> list[Item]:
+    """Labelled images of the folder or the data set. Raises UserError unless exactly one of them is named."""
+    if args.dataset is not None:
+        if args.folder is not None:
+            raise UserError("--dataset brings its images; leave out FOLDER")
+        return dataset_items(load_dataset(args))
+    refuse_without_dataset(args)
+    if args.folder is None:
+        raise UserError("there is nothing to probe; name a folder with a sub-folder per class, or --dataset NAME")
+    from perception.engine.items import labelled_items
+
+    return labelled_items(args.folder)
 
 
 def table(cells: Sequence[Cell]) -> str:

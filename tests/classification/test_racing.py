@@ -204,3 +204,31 @@ def test_t_quantile_is_students():
 def test_impossible_races_are_refused(make, sentence):
     with pytest.raises(UserError, match=sentence):
         make()
+
+
+def test_antithetic_pairs_are_neighbours_and_count_as_one_sample():
+    rule = PairedT(20, trials=2, first=16, block=6, group=2)
+    drawn = [sample for block in rule.blocks(1000) for sample in block]
+    for one, other in zip(drawn[::2], drawn[1::2], strict=True):
+        assert (one.timestep, one.trial, other.timestep, other.trial) == (one.timestep, 0, one.timestep, 1)
+    assert all(len(block) % 2 == 0 for block in rule.blocks(1000))
+    pairs = errors_of(3, gap=0.5, samples=20)
+    opposite = torch.randn(1, 20, generator=torch.Generator().manual_seed(1)).expand(3, -1).clone()
+    opposite[0] *= 5  # cancels in the mean of a pair, and would hide the winner if samples counted one by one
+    single = torch.stack([pairs + opposite, pairs - opposite], dim=2).flatten(1)
+    table = ErrorTable(3, 40, group=2)
+    table.add(single)
+    torch.testing.assert_close(table.gaps(0, [1, 2]), (pairs[1:] - pairs[:1]).double(), rtol=0, atol=1e-5)
+    margin = table.margin(0, [1, 2])
+    assert margin.samples == 20
+    assert margin.standard_error == pytest.approx(
+        (pairs[margin.rival] - pairs[0]).double().std().item() / 20**0.5, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_pairs_that_a_block_would_cut_are_refused(rule):
+    with pytest.raises(UserError, match="groups of 2 trials at one timestep, which 1,16,6 cannot hold"):
+        rule(20, 1, first=16, block=6, group=2)
+    with pytest.raises(UserError, match="which 2,16,5 cannot hold; give multiples of 2"):
+        rule(20, 2, first=16, group=2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception.classification.transforms import AdmTransform, ClassifierTransform
+from perception.classification.transforms import AdmTransform, ClassifierTransform, square_transform
 from perception.data.images import image_tensor
 from perception.errors import UserError
 
@@ -68,3 +68,16 @@ def test_the_crop_of_dit_halves_with_a_box_filter():
     assert np.abs(255 * AdmTransform(32)(image).permute(1, 2, 0).numpy() - halved).max() <= 0.5
     with pytest.raises(UserError, match="give a size >= 1"):
         AdmTransform(0)
+
+
+def test_the_crop_is_chosen_by_name():
+    image = _image(44, 50)
+    assert torch.equal(square_transform("adm", (32, 32), border=2)(image), AdmTransform(32)(image.crop((2, 2, 48, 42))))
+    assert torch.equal(square_transform("resize", (32, 24))(image), ClassifierTransform((32, 24))(image))
+    with pytest.raises(UserError, match="unknown crop 'five'; choose one of resize, adm"):
+        square_transform("five", (32, 32))
+    for size, interpolation in (((32, 24), "bicubic"), ((32, 32), "lanczos")):
+        with pytest.raises(UserError, match="the crop 'adm' makes squares with filters of its own"):
+            square_transform("adm", size, interpolation)
+    with pytest.raises(UserError, match="leaves nothing of a 9 x 8 image"):
+        AdmTransform(8, border=4)(_image(8, 9))

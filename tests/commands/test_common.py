@@ -18,6 +18,7 @@ from perception.commands.common import (
     show_summary,
 )
 from perception.engine import JobOptions, JobSummary
+from perception.engine.jobs import RayOptions
 from perception.errors import UserError
 
 
@@ -57,3 +58,13 @@ def test_only_the_first_rank_reports(capsys):
     assert show_summary(summary) == 1
     assert capsys.readouterr().out == "1 done, 0 already there, 1 failed, 1.0 s: m\na: b\n"
     assert show_summary(replace(summary, rank=1)) == 0 and capsys.readouterr().out == ""
+
+
+def test_ray_arguments_become_options_and_mean_nothing_elsewhere(parse):
+    args = parse("--out", "o", "--engine", "ray", "--ray-workers", "3", "--ray-gpus", "0.5", "--ray-address", "a:1")
+    assert job_options(args).ray == RayOptions(workers=3, gpus=0.5, address="a:1")
+    assert job_options(parse("--out", "o", "--engine", "ray", "--device", "cpu")).ray == RayOptions(gpus=0.0)
+    with pytest.raises(UserError, match="--ray-workers means nothing to the engine 'local'; add --engine ray"):
+        job_options(parse("--out", "o", "--ray-workers", "3"))
+    with pytest.raises(UserError, match="so --device cuda:1 names none; use --device cuda"):
+        job_options(parse("--out", "o", "--engine", "ray", "--device", "cuda:1"))

@@ -1,8 +1,13 @@
 """`perception convert` from files to a model folder that opens."""
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from perception.backbones import load_backbone
 from perception.backbones.ldm_names import unet_ldm_names, vae_ldm_names
 from perception.commands.main import main
 from perception.segmentation.referring import ReferringNet
@@ -45,3 +50,27 @@ def test_refusal_is_one_sentence(file, tiny_sd, tmp_path, capsys):
     assert printed.startswith(f"perception: {file} is a checkpoint of vpd-refer (it holds classifier.conv1_1.weight)")
     assert printed.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_dit_becomes_a_folder_that_classifies_by_name(goldens, tiny_sd, tmp_path, capsys):
+    path = goldens / "diffusion_classifier" / "dit.safetensors"
+    with safe_open(path, "pt") as stored:
+        config = json.loads(stored.metadata()["json"])["model"]
+    weights = {k.removeprefix("model."): v for k, v in load_file(path).items() if k.startswith("model.")}
+    torch.save(weights, tmp_path / "dit.pt")
+    names = [f"thing {i}, item {i}" for i in range(config["num_classes"])]
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
+    out, heads = tmp_path / "model", ["--heads", str(config["num_heads"]), "--vae", str(tiny_sd)]
+    command = ["convert", "dit", str(tmp_path / "dit.pt"), str(out), *heads]
+    assert main([*command, "--names", str(tmp_path / "no.txt")]) == 2
+    assert "cannot read the class names in" in capsys.readouterr().err
+    assert main([*command, "--classes", "a,b"]) == 2
+    assert "--classes has no meaning for dit; leave it out" in capsys.readouterr().err
+    assert main([*command, "--names", str(tmp_path / "names.txt")]) == 0
+    assert f"{config['num_classes']} classes, " in capsys.readouterr().out
+    assert load_backbone(out, device="cpu").condition(["item 3"]).extra["class_labels"].tolist() == [3]
+
+
+def test_options_of_dit_mean_nothing_to_vpd(file, tmp_path, capsys):
+    assert main(["convert", "vpd-seg", str(file), str(tmp_path / "model"), "--heads", "2"]) == 2
+    assert "--heads has no meaning for vpd-seg; leave it out" in capsys.readouterr().err

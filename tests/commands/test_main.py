@@ -12,7 +12,7 @@ import pytest
 import perception
 from perception.commands import main as program
 from perception.commands.main import COMMANDS, main
-from perception.errors import UserError
+from perception.errors import PromptTooLongError, UserError
 
 
 def run_with(monkeypatch, error):
@@ -78,6 +78,8 @@ def test_errors_are_one_sentence_on_stderr(monkeypatch, capsys):
     assert run_with(monkeypatch, UserError("The sky is green; blue was expected.")) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "perception: The sky is green; blue was expected.\n")
+    assert run_with(monkeypatch, PromptTooLongError("'a b'... has 90 tokens and 77 fit")) == 2
+    assert capsys.readouterr().err == "perception: 'a b'... has 90 tokens and 77 fit; shorten it.\n"
     assert run_with(monkeypatch, KeyboardInterrupt()) == 130
     assert "interrupted; run the same command again to resume" in capsys.readouterr().err
     assert run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "/full/x")) == 2

@@ -105,3 +105,28 @@ def test_one_class_is_refused(run, folder):
     (folder / "light").rmdir()
     status, _, complaint = run(folder)
     assert (status, "at least two classes, but the folder has 1" in complaint) == (2, True)
+
+
+def test_a_data_set_on_a_class_conditional_model(folder, tmp_path, capsys):
+    """Told nothing (the null class), whatever the names of the folders are."""
+    options = ["--out", str(tmp_path / "out"), "--device", "cpu", "--no-progress", "--folds", "2", "--timesteps", "50"]
+    arguments = ["--dataset", "folder", "--root", str(folder), "--per-class", "3"]
+    assert main(["sweep", "--backbone", "mini-dit", *options, *arguments]) == 0
+    assert "best: latent at timestep 50 with the linear probe, 100.0 %" in capsys.readouterr().out
+    with open(tmp_path / "out" / "sweep.csv", newline="") as file:
+        taps = [cell["tap"] for cell in csv.DictReader(file)][::2]
+    assert taps == ["latent", *(f"transformer_blocks.{i}" for i in range(6))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "there is nothing to probe; name a folder"),
+        ((".", "--dataset", "folder", "--root", "."), "--dataset brings its images; leave out FOLDER"),
+        ((".", "--per-class", "3"), "--per-class belongs to --dataset NAME"),
+    ],
+)
+def test_a_folder_or_a_data_set(run, folder, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(folder)
+    status, _, complaint = run(*arguments)
+    assert (status, sentence in complaint) == (2, True)

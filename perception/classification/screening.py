@@ -1,0 +1,139 @@
+"""Cheaper rounds before the race, each off by default: a label tree, and the same image at a smaller size.
+
+Both are approximate: a class that they drop cannot win. Their errors never enter the race, whose statistics are those
+of the whole image and its own noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from perception.backbones import Condition, DiffusionBackbone
+from perception.classification.label_tree import LabelTree, class_vectors, label_tree
+from perception.classification.noise import NoiseSource
+from perception.classification.race import Race, Track
+from perception.classification.schedule import Block, Exhaustive
+from perception.errors import UserError
+from perception.metrics.classification import race_ranking
+
+
+@dataclass(frozen=True)
+class Screens:
+    """Which rounds there are. Raises UserError for numbers out of range."""
+
+    preselect: int | None = None  # classes that the label tree lets through; None, or all of them: no tree
+    tree_samples: int = 16  # samples of each medoid, evenly spaced timesteps
+    small_samples: int | None = None  # samples per candidate on the small image, to the end of a block; None: none
+
+    def __post_init__(self) -> None:
+        if self.preselect is not None and self.preselect < 2:
+            raise UserError(f"a preselection of {self.preselect} classes leaves nothing to compare; give 2 or more")
+        if min(self.tree_samples, 1 if self.small_samples is None else self.small_samples) < 1:
+            raise UserError("a screening round needs 1 sample or more")
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What the rounds say about one image."""
+
+    starters: tuple[int, ...]  # candidates that race, in their given order
+    order: tuple[int, ...] = ()  # classes, best first, as far as the rounds tell
+    tree_evaluations: int = 0  # denoiser rows of the medoids
+    small_evaluations: int = 0  # denoiser rows on the small image
+
+
+class Screening:
+    """Runs the rounds: the medoids of the label tree, then the first blocks of the rule on the small image.
+
+    The tree sees the small image too, when there is one. A screen never decides: at least two classes race.
+    """
+
+    def __init__(self, backbone: DiffusionBackbone, track: Track, condition: Condition, screens: Screens) -> None:
+        self.small: Track | None = None
+        if screens.small_samples is not None:
+            self.small = replace(track, blocks=_first_blocks(track.blocks, screens.small_samples))
+            if len(track.blocks) == 1:
+                raise UserError(f"the method {track.rule.name} has no rounds, so no smaller image can go first")
+        self.classes = 1 + max(candidate.class_id for candidate in track.candidates)
+        self.keep = min(screens.preselect or self.classes, self.classes)
+        self.tree: LabelTree | None = None
+        if self.keep < self.classes:
+            rule = Exhaustive(screens.tree_samples)
+            self.medoids = replace(track, rule=rule, blocks=rule.blocks(backbone.num_train_timesteps))
+            owners = {row: candidate.class_id for candidate in track.candidates for row in candidate.rows}
+            vectors = class_vectors(backbone, condition, [owners[row] for row in range(len(condition))])
+            self.tree = label_tree(vectors)
+        self.candidates = track.candidates
+
+    def __call__(
+        self, latents: Tensor, image_ids: Sequence[str], condition: Condition, noise: NoiseSource
+    ) -> list[Screened]:
+        """Screen images, by latents [B, C, h, w] of the small image if that is asked for, else of the whole one."""
+        found = [Screened(self._of(range(self.classes)))] * len(image_ids)
+        if self.tree is not None:
+            starters = [self._of(self.tree.medoids)] * len(image_ids)
+            races = self.medoids.run(latents, image_ids, condition, noise, starters)
+            found = [self._expanded(self.tree, race) for race in races]
+        if self.small is not None:
+            races = self.small.run(latents, image_ids, condition, noise, [each.starters for each in found])
+            found = [self._survived(each, race) for each, race in zip(found, races, strict=True)]
+        return found
+
+    def most_rows(self) -> int:
+        """Denoiser rows of one sample of all classes that may race."""
+        rows = torch.zeros(self.classes, dtype=torch.long)
+        for candidate in self.candidates:
+            rows[candidate.class_id] += len(candidate.rows)
+        return int(rows.sort(descending=True).values[: self.keep].sum())
+
+    def most_evaluations(self) -> tuple[int, int]:
+        """Denoiser rows of one image at most: of the medoids, and on the small image."""
+        tree, small = 0, 0
+        if self.tree is not None:
+            rows = sum(len(self.candidates[c].rows) for c in self._of(self.tree.medoids))
+            tree = rows * len(self.medoids.blocks[0])
+        if self.small is not None:
+            alive = self.small.rule.most_alive(self.most_rows())
+            small = sum(k * len(block) for k, block in zip(alive, self.small.blocks, strict=False))
+        return tree, small
+
+    def _of(self, classes: Sequence[int]) -> tuple[int, ...]:
+        wanted = set(classes)
+        return tuple(c for c, candidate in enumerate(self.candidates) if candidate.class_id in wanted)
+
+    def _expanded(self, tree: LabelTree, race: Race) -> Screened:
+        """The best clusters, until there are enough classes."""
+        order = tree.ranked(self._ranked(race))
+        return Screened(self._of(order[: self.keep]), order, tree_evaluations=race.table.evaluations)
+
+    def _survived(self, before: Screened, race: Race) -> Screened:
+        order = dict.fromkeys([*self._ranked(race), *before.order])
+        starters = tuple(sorted({*race.table.alive, *_rival(race)}))
+        return replace(before, starters=starters, order=tuple(order), small_evaluations=race.table.evaluations)
+
+    def _ranked(self, race: Race) -> list[int]:
+        classes = [candidate.class_id for candidate in self.candidates]
+        return race_ranking(race.alive, race.table.means().tolist(), classes)
+
+
+def _rival(race: Race) -> tuple[int, ...]:
+    """The runner-up of another class, where only one class is left."""
+    table, winner = race.table, race.table.alive[0]
+    if len({table.classes[c] for c in table.alive}) > 1:
+        return ()
+    seen = [c for c, count in enumerate(table.counts) if count and table.classes[c] != table.classes[winner]]
+    margin = table.margin(winner, seen)
+    return () if margin is None else (margin.rival,)
+
+
+def _first_blocks(blocks: tuple[Block, ...], samples: int) -> tuple[Block, ...]:
+    """Blocks up to so many samples, at least one."""
+    total, kept = 0, 0
+    for block in blocks:
+        total += len(block)
+        kept += total <= samples
+    return blocks[: max(1, kept)]

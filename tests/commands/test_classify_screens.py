@@ -1,0 +1,117 @@
+"""`perception classify` with cheaper rounds, antithetic noise, the crop of DiT, and learned class tokens."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+
+from perception.backbones import load_backbone
+from perception.classification.prompts import class_prompts
+from perception.classification.schedule import Exhaustive
+from perception.classification.transforms import CROPS, AdmTransform, ClassifierTransform
+from perception.commands import classify
+from perception.commands.classify_job import ClassifyOptions, ImageClassifier, default_crop
+from perception.engine.items import Item
+
+MANY = ",".join(f"thing {i}" for i in range(9))
+
+
+def _record(out):
+    (line,) = (out / "manifest.jsonl").read_text().splitlines()
+    return json.loads(line)
+
+
+def test_rounds_report_their_evaluations(run, folder, tmp_path):
+    image = folder / "cat" / "0.png"
+    arguments = ("--classes", MANY, "--preselect", "3", "--screen-size", "32", "--screen-samples", "2")
+    status, printed, _ = run(image, *arguments)
+    assert status == 0
+    record = _record(tmp_path / "out")
+    tree, small = record["preselect_evaluations"], record["screen_evaluations"]
+    assert (tree, small) == (3 * 16, 3 * 2)  # ceil(sqrt(9)) medoids; then three classes on the fixed rule's first stage
+    assert record["evaluations"] == sum(record["samples"].values()) == 2 * 4
+    assert set(record["errors"]) == set(record["samples"]) and len(record["errors"]) == 2
+    assert len(record["ranking"]) == 5 and record["ranking"][0] == record["label"]
+    assert "8.0 denoiser evaluations per image, 48.0 before it for the label tree, 6.0 before it" in printed
+    status, printed, _ = run(image, *arguments, "--dry-run", out=tmp_path / "planned")
+    assert f"denoiser evaluations  {(3 * 2 + 2 * 2) + 48 + 6}" in printed
+    assert "label tree  48 of these evaluations, " in printed
+    assert "first at 32x32  6 of these evaluations, " in printed
+    status, _, complaint = run(image, *arguments[:-2])
+    assert status == 2
+    assert "screens" in complaint
+
+
+def test_labelled_folders_are_ranked_alike_after_rounds(run, folder):
+    status, printed, _ = run(folder, "--preselect", "2", "--screen-size", "32")
+    assert status == 0
+    assert "top-5                4   100.00%" in printed
+
+
+def test_all_classes_preselected_are_no_preselection(run, folder, tmp_path):
+    image = folder / "cat" / "0.png"
+    run(image, "--classes", "cat,dog,bird", out=tmp_path / "plain")
+    run(image, "--classes", "cat,dog,bird", "--preselect", "3")
+    plain, all_race = _record(tmp_path / "plain"), _record(tmp_path / "out")
+    assert all_race.pop("preselect_evaluations") == all_race.pop("screen_evaluations") == 0
+    assert all_race == plain
+
+
+@pytest.mark.parametrize("method", ["racing", "fixed", "exhaustive"])
+def test_antithetic_noise(run, folder, tmp_path, method):
+    image = folder / "cat" / "0.png"
+    stages = {"racing": ("10",), "fixed": ("2,4", "--keep", "2,1"), "exhaustive": ("4",)}[method]
+    arguments = ("--classes", "cat,dog", "--antithetic", "--method", method, "--samples", *stages)
+    for name in ("one", "two"):
+        status, _, _ = run(image, *arguments, out=tmp_path / name, stages=())
+        assert status == 0
+    assert _record(tmp_path / "one") == _record(tmp_path / "two")
+    most = max(_record(tmp_path / "one")["samples"].values())
+    assert most == {"racing": 16 if most < 20 else 20, "fixed": 8, "exhaustive": 8}[method]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--screen-samples", "4"), "--screen-samples belongs to --screen-size PX"),
+        (("--screen-size", "64"), "a screening image of 64x64 is not smaller than the image of 64x64"),
+        (("--screen-size", "30"), "both sides must be multiples of 8"),
+        (("--screen-size", "32", "--noise", "n.npy"), "--noise FILE has noise of one size"),
+        (("--preselect", "1"), "a preselection of 1 classes"),
+        (("--antithetic", "--trials", "3"), "groups of 2 trials at one timestep, which 3 cannot hold"),
+        (("--crop", "adm", "--size", "64x32"), "the crop 'adm' makes squares"),
+        (("--class-tokens", "no.safetensors"), "no.safetensors holds no learned class tokens"),
+    ],
+)
+def test_bad_options_get_one_sentence(run, folder, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(folder)
+    status, _, complaint = run(".", "--classes", "cat,fire truck", *arguments)
+    assert status == 2
+    assert sentence in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_the_crop_of_the_training_is_the_default(tiny_backbone, folder):
+    dit = load_backbone("mini-dit", device="cpu")
+    assert default_crop(tiny_backbone) == default_crop(dit) == "resize"  # of pixels, so not ADM's
+    dit.vae = AutoencoderTiny()
+    assert default_crop(dit) == "adm"
+    prompts = class_prompts(["cat", "dog"])
+    plain, adm = (
+        ImageClassifier(tiny_backbone, ClassifyOptions(prompts, Exhaustive(1), size=(64, 64), crop=crop))
+        for crop in (None, "adm")
+    )
+    assert isinstance(plain.transform, ClassifierTransform) and isinstance(adm.transform, AdmTransform)
+    assert "crop" not in plain.options and plain.fingerprint != adm.fingerprint
+    item = Item("0.png", folder / "cat" / "0.png")
+    assert adm.prepare(item).pixels.shape == (3, 64, 64)
+    assert torch.equal(adm.prepare(item).pixels, adm.prepare(item).pixels)
+
+
+def test_the_choices_of_the_help_are_those_of_the_library():
+    parser = argparse.ArgumentParser()
+    classify.add_arguments(parser)
+    (crop,) = [action for action in parser._actions if action.dest == "crop"]
+    assert tuple(crop.choices) == CROPS
