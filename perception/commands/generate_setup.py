@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception.backbones.loading import MINI
 from perception.commands.common import comma_list, load_backbone_from
 from perception.commands.generate_job import SceneFiles
 from perception.commands.generate_options import generation_options
@@ -23,6 +24,7 @@ from perception.generation.options import GenerationOptions
 from perception.generation.prompts import PromptBuilder
 from perception.generation.samples import Sample, count_labels, label_files, plan_samples, rare_labels
 from perception.generation.sampling import LabelCounts, read_statistics
+from perception.generation.styles import SHIPPED
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def _licences(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_channels(controls: Sequence[str], vocabulary: Vocabulary) -> None:
     """UserError when the first control network is on disk and made for another number of classes."""
-    path = Path(controls[0]).expanduser() / "config.json"
+    folder = MINI.with_name(controls[0]) if controls[0] in SHIPPED else Path(controls[0]).expanduser()
     try:
-        channels = json.loads(path.read_text(encoding="utf-8")).get("conditioning_channels")
+        channels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("conditioning_channels")
     except (OSError, ValueError, AttributeError):  # of the hub, or broken: said when it is loaded
         return
     if channels != vocabulary.channels:
