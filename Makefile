@@ -13,7 +13,7 @@ help:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev,demo]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,demo,ray]"
 	touch $@
 
 demo: $(READY)

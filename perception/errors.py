@@ -16,3 +16,6 @@ class PromptTooLongError(UserError):
     def __init__(self, fact: str) -> None:
         super().__init__(f"{fact}; shorten it, or pass truncate=True to cut it")
         self.fact = fact
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:  # pickled by worker processes
+        return type(self), (self.fact,)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.engine.jobs import ENGINES, JobOptions, JobSummary
+from perception.engine.jobs import ENGINES, JobOptions, JobSummary, RayOptions
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,17 +33,26 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_job_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 8) -> None:
-    """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress."""
+    """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress, --ray-..."""
     group = parser.add_argument_group("job")
     group.add_argument("--out", type=Path, help="output folder; the same command again resumes")
     group.add_argument(
         "--batch-size", type=positive_int, default=batch_size, help=f"items per step (default: {batch_size})"
     )
-    group.add_argument("--engine", choices=ENGINES, default="local", help="'torchrun' when started by torchrun")
+    group.add_argument(
+        "--engine", choices=ENGINES, default="local", help="'torchrun' when started by torchrun, 'ray': several workers"
+    )
     group.add_argument("--workers", type=positive_int, default=2, help="threads that read images (default: 2)")
     group.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     group.add_argument("--dry-run", action="store_true", help="print what the job would cost, and stop")
     group.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    ray = parser.add_argument_group("--engine ray")
+    ray.add_argument("--ray-workers", type=positive_int, metavar="N", help="(default: one per GPU, one without GPUs)")
+    ray.add_argument("--ray-gpus", type=float, metavar="N", help="of a worker, such as 0.5 (default: 1, 0 on the CPU)")
+    ray.add_argument(
+        "--ray-cpus", type=positive_int, metavar="N", help="of a worker, also its threads (default: a fair share)"
+    )
+    ray.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster (default: one of this machine alone)")
 
 
 def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0) -> JobOptions:
@@ -58,7 +67,23 @@ def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0) -> Job
         progress=args.progress,
         seed=args.seed,
         commit_seconds=commit_seconds,
+        ray=_ray_options(args),
     )
+
+
+def _ray_options(args: argparse.Namespace) -> RayOptions:
+    given = {name: getattr(args, f"ray_{name}") for name in ("workers", "gpus", "cpus", "address")}
+    if args.engine != "ray":
+        unused = [f"--ray-{name}" for name, value in given.items() if value is not None]
+        if unused:
+            raise UserError(f"{', '.join(unused)} means nothing to the engine '{args.engine}'; add --engine ray.")
+        return RayOptions()
+    device = getattr(args, "device", None) or "cuda"
+    if device.startswith("cuda:"):
+        raise UserError(f"Ray gives each worker a GPU of its own, so --device {device} names none; use --device cuda.")
+    if device != "cuda" and given["gpus"] is None:
+        given["gpus"] = 0.0
+    return RayOptions(**given)
 
 
 def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,77 @@ from filelock import FileLock, Timeout
 
 from perception.data.files import explain_disk_errors, orphaned_temps, write_atomic
 from perception.engine.items import Item
-from perception.engine.manifest import merge_parts
+from perception.engine.manifest import merge_parts, part_path
 from perception.errors import UserError
 
 FORMAT = 1
+ORPHAN_SECONDS = 60.0  # a worker whose job was killed notices it within this time
 
 
-def claim(out: Path, rank: int) -> FileLock:
+def claim(out: Path, rank: int, world: int = 1) -> FileLock:
     """Lock OUT for this rank until the lock is released or the process dies, however it dies (flock).
 
+    Rank 0 also waits until no process outside its `world` of ranks is left: workers of a killed run end by themselves.
     Raises UserError when another process holds the same rank, or OUT cannot be written.
     """
-    path = out / f".rank{rank:05d}.lock"
+    lock = _lock(_lock_path(out, rank))
+    if lock is None:
+        raise _in_use(out)
+    if rank == 0:
+        try:
+            _await_orphans(out, world)
+        except BaseException:
+            lock.release()
+            raise
+    return lock
+
+
+def claim_free(out: Path) -> tuple[int, FileLock]:
+    """Lock the first rank above 0 that no process holds and that has no part of the manifest yet, and start the part.
+
+    So a worker that takes the place of a dead one never appends to the line which that one was writing, and ranks
+    count how many workers a run has started.
+    """
+    rank = 1
+    while True:
+        lock = _lock(_lock_path(out, rank))
+        if lock is not None and not part_path(out, rank).exists():
+            with explain_disk_errors(part_path(out, rank)):
+                part_path(out, rank).touch()
+            return rank, lock
+        if lock is not None:
+            lock.release()
+        rank += 1
+
+
+def _await_orphans(out: Path, world: int) -> None:
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    own = {_lock_path(out, rank) for rank in range(world)}
+    for path in sorted(set(out.glob(".rank*.lock")) - own):
+        lock = _lock(path, max(deadline - time.monotonic(), 0.0))
+        if lock is None:
+            raise _in_use(out)
+        lock.release()
+
+
+def _lock(path: Path, patience: float = 0.0) -> FileLock | None:
+    """The lock, or None when another process holds it for longer than `patience` seconds."""
     with explain_disk_errors(path):
-        out.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(f"Another process is writing to {out}; wait for it, or choose another --out.") from error
+            lock.acquire(timeout=patience)
+        except Timeout:
+            return None
     return lock
+
+
+def _lock_path(out: Path, rank: int) -> Path:
+    return out / f".rank{rank:05d}.lock"
+
+
+def _in_use(out: Path) -> UserError:
+    return UserError(f"Another process is writing to {out}; wait for it, or choose another --out.")
 
 
 def settle(out: Path, items: Sequence[Item]) -> None:

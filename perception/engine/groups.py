@@ -77,5 +77,5 @@ def open_group(engine: str) -> Group:
             )
         return TorchrunGroup()
     if started_by_torchrun and int(os.environ["WORLD_SIZE"]) > 1:
-        raise UserError("This process was started by torchrun, but the engine is 'local'; add --engine torchrun.")
+        raise UserError(f"This process was started by torchrun, but the engine is '{engine}'; add --engine torchrun.")
     return LocalGroup()

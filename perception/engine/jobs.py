@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from perception.engine.items import Item
 from perception.errors import UserError
 
-ENGINES = ("local", "torchrun")
+ENGINES = ("local", "torchrun", "ray")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,26 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
+class RayOptions:
+    """The workers of the engine "ray". None of these changes a result.
+
+    Raises:
+        UserError: a number below its minimum.
+    """
+
+    workers: int | None = None  # processes with a predictor each; None: one per GPU, or one where there is none
+    gpus: float | None = None  # per worker, a share such as 0.5 too; None: 1, or 0 where there is none
+    cpus: int | None = None  # per worker, also its threads; None: a fair share of a local cluster, 1 of a joined one
+    address: str | None = None  # of a cluster to join; None: a cluster on this machine for this job alone
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("gpus", 0), ("cpus", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} of the Ray workers is {value}; it must be at least {least}.")
+
+
+@dataclass(frozen=True)
 class JobOptions:
     """Where and how a job runs. None of these changes a result, only `seed` stands in the manifest.
 
@@ -48,11 +68,12 @@ class JobOptions:
 
     out: Path
     batch_size: int = 8  # items per call of the predictor; halved when memory runs out
-    engine: str = "local"  # "local": this process; "torchrun": RANK of WORLD_SIZE
+    engine: str = "local"  # "local": this process; "torchrun": RANK of WORLD_SIZE; "ray": workers of a Ray cluster
     workers: int = 2  # threads that read and prepare items
     progress: bool = True  # a bar on stderr
     seed: int = 0  # recorded in every manifest line
     commit_seconds: float = 0.0  # at most this much finished work is not yet in the manifest; 0: commit every batch
+    ray: RayOptions = field(default_factory=RayOptions)  # of the engine "ray" alone
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))

@@ -1,0 +1,171 @@
+"""The items of one process of a job: prepared, predicted, and committed to a part of the manifest.
+
+The order of writes is what makes a kill harmless: files of an item (write, fsync, rename), `predictor.flush()`, then
+the manifest line (append, fsync). So a line never points to something that is not on disk; work without a line is
+redone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from perception.data.files import write_atomic
+from perception.engine.items import Item
+from perception.engine.jobs import JobOptions, Outcome, Predictor
+from perception.engine.manifest import (
+    DONE,
+    FAILED,
+    RESERVED,
+    ManifestReader,
+    ManifestWriter,
+    encode_line,
+    manifest_path,
+    part_path,
+)
+from perception.engine.worker import TOO_LARGE, MicroBatcher, Prepared, prefetch, prepare
+
+_KEPT_REASONS = 5
+
+
+@dataclass
+class Counts:
+    """What became of some items."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0  # finished by an earlier run
+    reasons: list[str] = field(default_factory=list)  # "<id>: <sentence>" of the first failures
+
+    def add(self, other: Counts) -> None:
+        """Count the items of `other` too."""
+        self.done += other.done
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.reasons = [*self.reasons, *other.reasons][:_KEPT_REASONS]
+
+
+class Share:
+    """The work of one rank: prepares, predicts, and commits to the rank's part of the manifest."""
+
+    def __init__(self, predictor: Predictor, options: JobOptions, rank: int) -> None:
+        self._predictor = predictor
+        self._options = options
+        self._micro_batches = MicroBatcher(predictor, options.batch_size)
+        self._previous = ManifestReader(manifest_path(options.out))
+        self._writer = ManifestWriter(part_path(options.out, rank))
+        self._lines: list[bytes] = []  # finished, not yet committed
+        self._counts = Counts()  # of the running call of `work`
+        self._committed = time.monotonic()
+
+    def work(self, items: Sequence[Item], advance: Callable[[int], None]) -> Counts:
+        """Run all items and commit them; `advance` is told how many are through. May be called for many lots."""
+        options = self._options
+        counts = self._counts = Counts()
+        load = partial(prepare, self._predictor, finished=self._finished)
+        batch: list[Prepared] = []
+        for entry in prefetch(items, load, options.workers, ahead=2 * options.batch_size + options.workers):
+            if entry.skip:
+                counts.skipped += 1
+            elif entry.reason is not None:
+                self._fail(entry, entry.reason)
+            else:
+                batch.append(entry)
+            if len(batch) == options.batch_size:
+                self._predict(batch)
+                batch = []
+            advance(1)
+        self._predict(batch)
+        self.commit()
+        return counts
+
+    def commit(self) -> None:
+        """Put finished lines into the part, after everything that they point to."""
+        if self._lines:
+            getattr(self._predictor, "flush", _nothing)()
+            self._writer.append(self._lines)
+            self._lines = []
+        self._committed = time.monotonic()
+
+    def _predict(self, batch: Sequence[Prepared]) -> None:
+        outcomes = self._micro_batches([entry.sample for entry in batch])
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if outcome is None:
+                self._fail(entry, TOO_LARGE)
+            else:
+                self._finish(entry, outcome)
+        if time.monotonic() - self._committed >= self._options.commit_seconds:
+            self.commit()
+
+    def _finish(self, entry: Prepared, outcome: Outcome) -> None:
+        clash = sorted(set(RESERVED) & set(outcome.record))
+        if clash:
+            raise ValueError(f"the runner writes the manifest fields {clash} itself; rename those of the predictor")
+        try:
+            line = encode_line(self._line(entry, DONE, sorted(outcome.files)) | outcome.record)
+        except ValueError:  # JSON has no NaN
+            self._fail(entry, "The result is not a finite number; check the model and its dtype.")
+            return
+        for path, content in outcome.files.items():
+            write_atomic(_below(self._options.out, path), content)
+        self._lines.append(line)
+        self._counts.done += 1
+
+    def _fail(self, entry: Prepared, reason: str) -> None:
+        self._lines.append(encode_line(self._line(entry, FAILED, []) | {"reason": reason}))
+        self._counts.add(Counts(failed=1, reasons=[f"{entry.item.id}: {reason}"]))
+
+    def _line(self, entry: Prepared, status: str, output: list[str]) -> dict[str, Any]:
+        return {
+            "id": entry.item.id,
+            "status": status,
+            "output": output,
+            "seed": self._options.seed,
+            "hash": entry.hash,
+            "versions": _versions(),
+        }
+
+    def _finished(self, item: Item, digest: str | None) -> bool:
+        record = self._previous.get(item.id)
+        if record is None or record["status"] != DONE or record["hash"] != digest:
+            return False
+        files_there = all((self._options.out / path).exists() for path in record["output"])
+        return files_there and getattr(self._predictor, "still_valid", _always)(record)
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.commit()  # also after Ctrl-C: what is finished stays finished
+        finally:
+            self._writer.close()
+            self._previous.close()
+
+
+def _below(out: Path, path: str) -> Path:
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"an output path must lie below OUT, not '{path}'")
+    return out / relative
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("perception", "torch", "diffusers")}
+
+
+def _nothing() -> None:
+    return None
+
+
+def _always(record: dict[str, Any]) -> bool:
+    return True
