@@ -6,7 +6,7 @@
     ... --cfg-options train_dataloader.dataset.datasets.1.filtered=runs/scored    # OUT of `perception score`
 
 GENERATED names the folder (default: runs/generated), images of 128 x 128. WORK_DIR/sources.json says how many samples
-of each source the network was given. Result: not measured.
+of each source the network was given. Results: configs/README.md.
 """
 
 from os import getenv
