@@ -6,7 +6,8 @@
         --config configs/dginstyle/segmentor_world.py --domains clear,night,fog,rain,snow --seen clear \
         --out runs/domains
 
-The lower of the two baselines of `segmentor_world_generated.py`. Results: configs/README.md. Cost: 1,000 iterations, each
+The lower of the two baselines of `segmentor_world_generated.py`. Results: configs/README.md.
+Cost: 1,000 iterations, each
 0.55 CPU seconds with --amp (bfloat16) and 0.9 without, on one core.
 """
 

@@ -3,7 +3,8 @@
     python tools/train.py configs/dginstyle/segmentor_world_color.py --amp --work-dir runs/seg_colour_0 \
         --cfg-options randomness.seed=0
 
-mmseg's PhotoMetricDistortion, then StrongColours (albumentations): what generated data must beat. Results: configs/README.md.
+mmseg's PhotoMetricDistortion, then StrongColours (albumentations): what generated data must beat.
+Results: configs/README.md.
 """
 
 from mmengine.config import read_base
