@@ -105,7 +105,8 @@ def test_a_user_error_of_a_worker_ends_the_job(cluster, job):
         job("calm", counting("other"), ray=RayOptions(workers=1))
 
 
-def test_other_errors_are_raised_with_the_first_lot(cluster, tmp_path):
+def test_other_errors_are_raised_with_the_first_lot(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a worker enters its job's folder, here in this process: come back at the end
     items = [Item("a", tmp_path / "a.txt")]
     items[0].path.write_text("text")
 
