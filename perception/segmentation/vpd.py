@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from operator import add
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.backbones.attention import AttentionSpec, merge_maps
+from perception.backbones.encoder_maps import encode_with_maps, encoder_channels
 from perception.backbones.handle import OwnedBackbone, SharedBackbone
 from perception.backbones.latents import check_latents
 from perception.backbones.memory import RowMemory
@@ -32,6 +34,9 @@ _TEXTS = 32  # texts whose keys and values are kept; 77 tokens of SD 1.5 take 7.
 class VPD(nn.Module):
     """Feature pyramid of one denoiser call on the clean latent, with cross-attention maps as extra channels.
 
+    Beyond the paper, maps of the VAE's encoder can be its finest levels (`encoder_strides`): thin and small things are
+    lost in latent cells of eight pixels.
+
     The backbone is frozen and shared unless the denoiser is trained: then it belongs to this network, so pass a fresh
     one. `state_dict()` holds what is trained or specific: adapter, tokens or table, LoRA weights or the whole UNet.
 
@@ -50,6 +55,7 @@ class VPD(nn.Module):
         timestep: int = 1,  # of the training schedule; no noise is added
         latent_scale: float | None = None,  # factor on the VAE's raw mean; None: the model's own; 1.0: the reference
         upsample: int = 1,  # images are enlarged so many times before the VAE: finer cells for small pictures
+        encoder_strides: Sequence[int] = (),  # of the VAE's encoder, in pixels: its maps join the pyramid, finest first
         map_strides: Sequence[int] = (16, 32),  # of the denoiser, in pixels; scales with attention maps; () = none
         map_places: Sequence[str] = ("up", "down"),  # of up, down: layers averaged, in this order
         train: Trained = "head",  # besides the head: nothing | adapter, learned tokens | also UNet | also LoRA
@@ -64,6 +70,7 @@ class VPD(nn.Module):
             conditioning,
             timestep=timestep,
             upsample=upsample,
+            encoder_strides=encoder_strides,
             train=train,
             adapter=adapter,
             attn_grad=attn_grad,
@@ -76,7 +83,9 @@ class VPD(nn.Module):
         self.trained: Trained = train
         self.attn_grad, self.checkpointing, self.shortcuts = attn_grad, checkpointing, shortcuts
         self.taps = vpd_taps(backbone)
-        self.tap_strides = tuple(backbone.taps[tap].stride for tap in self.taps)  # in pixels of the enlarged image
+        self.encoder_strides = tuple(encoder_strides)
+        denoiser_strides = (backbone.taps[tap].stride for tap in self.taps)
+        self.tap_strides = (*self.encoder_strides, *denoiser_strides)  # in pixels of the enlarged image
         self.strides = tuple(stride // upsample for stride in self.tap_strides)  # in pixels of the image
         self.map_layers = map_layers(backbone.taps, self.tap_strides, map_strides, map_places)
         self.single_token = shortcuts and conditioning.tokens == 1 and not self.map_layers
@@ -93,11 +102,12 @@ class VPD(nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each map, finest first, attention maps included."""
-        tokens = self.conditioning.tokens
-        return tuple(
-            self.backbone.taps[tap].channels + (tokens if stride in self.map_layers else 0)
-            for tap, stride in zip(self.taps, self.tap_strides, strict=True)
-        )
+        fine = encoder_channels(self.backbone)
+        widths = [fine[stride] for stride in self.encoder_strides] + [
+            self.backbone.taps[tap].channels for tap in self.taps
+        ]
+        extra = [self.conditioning.tokens if stride in self.map_layers else 0 for stride in self.tap_strides]
+        return tuple(map(add, widths, extra))
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -111,9 +121,18 @@ class VPD(nn.Module):
         Raises:
             UserError: as `DiffusionBackbone.encode`, and for sides that the coarsest stride does not divide.
         """
+        return self.read(images)[0]
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Latents as `encode` gives them and the encoder's maps at `encoder_strides`, [B, C, h, w], float32."""
         self.check_images(images)
         with torch.autocast(self.backbone.device.type, enabled=False):
-            return self.rescale(self.backbone.encode(self.enlarge(images.to(self.backbone.device))))
+            enlarged = self.enlarge(images.to(self.backbone.device))
+            if not self.encoder_strides:
+                return self.rescale(self.backbone.encode(enlarged)), ()
+            latents, fine = encode_with_maps(self.backbone, enlarged, self.encoder_strides)
+            return self.rescale(latents), fine
 
     def check_images(self, images: Tensor) -> None:
         """UserError unless the coarsest stride divides height and width."""
@@ -134,6 +153,7 @@ class VPD(nn.Module):
             "timestep": self.timestep,
             "latent_scale": self.latent_scale,
             **({} if self.upsample == 1 else {"upsample": self.upsample}),
+            **({"encoder_strides": list(self.encoder_strides)} if self.encoder_strides else {}),
         }
 
     def rescale(self, latents: Tensor) -> Tensor:
@@ -146,6 +166,7 @@ class VPD(nn.Module):
         given: Sequence[Any] | None = None,  # what the conditioning takes, one entry per image
         *,
         latents: Tensor | None = None,  # in place of images, as `encode` makes them
+        fine: Sequence[Tensor] = (),  # with latents: the encoder's maps, as `read` makes them
     ) -> tuple[Tensor, ...]:
         """Maps float32 [B, channels[i], H / strides[i], W / strides[i]], finest first.
 
@@ -155,11 +176,16 @@ class VPD(nn.Module):
         if (images is None) == (latents is None):
             raise UserError("VPD needs either images or latents; pass one of the two")
         if images is not None:
-            x = self.encode(images)
+            x, fine = self.read(images)
         else:
             assert latents is not None
             check_latents(latents, self.backbone.latent_channels)
             check_sides(latents, max(self.tap_strides) // self.backbone.latent_stride, "latents", "cells")
+            if len(fine) != len(self.encoder_strides):
+                raise UserError(
+                    f"{len(fine)} maps of the encoder came with the latents; expected those of `read` at the strides "
+                    f"{self.encoder_strides}"
+                )
             x = latents.to(self.backbone.device)
         with ExitStack() as stack:
             if self.trained == "head":
@@ -167,7 +193,7 @@ class VPD(nn.Module):
                 stack.enter_context(torch.autocast(x.device.type, enabled=False))
             condition = self.told(given, len(x))
             self._enter_contexts(stack)
-            return self._pyramid(self._capture(x, condition))
+            return self._pyramid(fine, self._capture(x, condition))
 
     def told(self, given: Sequence[Any] | None, rows: int) -> Condition:
         """The condition of `rows` images. Its keys name texts, so that `backbone.cached_text()` recognises them.
@@ -250,14 +276,12 @@ class VPD(nn.Module):
             detach_maps=not self.attn_grad,
         )
 
-    def _pyramid(self, taken: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Features with the mean map of their scale appended, [B, C + K, h, w]."""
+    def _pyramid(self, fine: Sequence[Tensor], taken: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The encoder's maps, then features with the mean map of their scale appended, [B, C + K, h, w]."""
         maps = merge_maps({name: taken[name] for name in self.places}, self.backbone.taps, AttentionSpec())
-        out = []
-        for tap, stride in zip(self.taps, self.tap_strides, strict=True):
-            extra = [maps[stride]] if stride in maps else []
-            out.append(torch.cat([taken[tap], *extra], dim=1).float())
-        return tuple(out)
+        levels = [*fine, *(taken[tap] for tap in self.taps)]
+        extra = [[maps[stride]] if stride in maps else [] for stride in self.tap_strides]
+        return tuple(torch.cat([value, *more], dim=1).float() for value, more in zip(levels, extra, strict=True))
 
     def _unlock(self, lora_rank: int) -> None:
         for parameter in self._text_parameters():

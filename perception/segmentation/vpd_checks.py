@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from perception.backbones import DiffusionBackbone
+from perception.backbones.encoder_maps import check_encoder_strides
 from perception.conditioning import Conditioning
 from perception.errors import UserError
 
@@ -17,6 +20,7 @@ def check_options(
     *,
     timestep: int,
     upsample: int,
+    encoder_strides: Sequence[int],
     train: str,
     adapter: bool,
     attn_grad: bool,
@@ -33,6 +37,12 @@ def check_options(
         raise UserError(
             f"upsample is {upsample}; expected 1, 2, 4 or 8, and at most {backbone.latent_stride}, the stride of the "
             "latent"
+        )
+    check_encoder_strides(encoder_strides, backbone)
+    if any(stride % upsample for stride in encoder_strides):
+        raise UserError(
+            f"encoder_strides is {tuple(encoder_strides)} on images enlarged {upsample} times; expected multiples of "
+            f"{upsample}, as finer maps than the image say nothing new"
         )
     if train not in TRAINED:
         raise UserError(f"train is {train!r}; expected one of {', '.join(TRAINED)}")

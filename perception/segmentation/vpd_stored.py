@@ -43,14 +43,15 @@ class StoredVPD:
         if len(hashes) != len(images):
             raise UserError(f"{len(images)} images came with {len(hashes)} hashes; give one hash per image")
         if self.network.trained != "head":
-            return self.network(given=given, latents=self._clean(images, hashes))
+            latents, fine = self._clean(images, hashes)
+            return self.network(given=given, latents=latents, fine=fine)
         entries = self._entries(given, len(images))
         names = list(hashes)
 
         def compute(rows: list[int]) -> dict[str, Tensor]:
-            latents = self._clean(images[rows], [names[i] for i in rows])
+            latents, fine = self._clean(images[rows], [names[i] for i in rows])
             told = given if len(entries) != len(images) or given is None else [entries[i] for i in rows]
-            return _named(self.network(given=told, latents=latents))
+            return _named(self.network(given=told, latents=latents, fine=fine))
 
         return self._tuple(self._rows(self._keys(hashes, entries), compute))
 
@@ -65,13 +66,31 @@ class StoredVPD:
         """Write what the store still holds in memory."""
         self.store.flush()
 
-    def _clean(self, images: Tensor, hashes: Sequence[str]) -> Tensor:
-        self.network.check_images(images)
-        with torch.autocast(self.network.backbone.device.type, enabled=False):
-            factor = self.network.upsample
+    def _clean(self, images: Tensor, hashes: Sequence[str]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Latents and the encoder's maps, through the store where they are not part of a stored pyramid."""
+        network = self.network
+        if network.encoder_strides:
+            return network.read(images) if network.trained == "head" else self._read(images, hashes)
+        network.check_images(images)
+        with torch.autocast(network.backbone.device.type, enabled=False):
+            factor = network.upsample
             names = [name if factor == 1 else f"{name} x{factor}" for name in hashes]  # another image, another latent
-            latents = self._latents(self.network.enlarge(images), names)
-            return self.network.rescale(latents.to(self.network.backbone.device))
+            latents = self._latents(network.enlarge(images), names)
+            return network.rescale(latents.to(network.backbone.device)), ()
+
+    def _read(self, images: Tensor, hashes: Sequence[str]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`VPD.read` behind the store, one entry per image."""
+        network = self.network
+        options = {key: network.options()[key] for key in ("latent_scale", "encoder_strides")}
+        spec = {"kind": "encoder maps", "upsample": network.upsample, **options}
+        keys = [feature_key(name, network.backbone.fingerprint, spec) for name in hashes]
+
+        def compute(rows: list[int]) -> dict[str, Tensor]:
+            latents, fine = network.read(images[rows])
+            return _named((latents, *fine))
+
+        latents, *fine = self._tuple(self._rows(keys, compute))
+        return latents, tuple(fine)
 
     def _entries(self, given: Sequence[Any] | None, images: int) -> list[Any]:
         entries = self.network.conditioning.entries(given)

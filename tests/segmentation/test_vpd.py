@@ -65,6 +65,50 @@ def test_the_latent_scale_is_a_factor_on_the_raw_mean(make_vpd, tiny_backbone, p
     torch.testing.assert_close(make_vpd(latent_scale=factor).encode(pixels), scaled)
 
 
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_maps_of_the_encoder_are_the_finest_levels(make_vpd, pixels, upsample):
+    network, plain = make_vpd(encoder_strides=(4,), upsample=upsample).eval(), make_vpd(upsample=upsample).eval()
+    assert network.strides == (4 // upsample, *plain.strides)
+    fine, *rest = network(pixels)
+    assert fine.shape == (2, network.channels[0], 64 * upsample // 4, 128 * upsample // 4)
+    assert all(map(torch.equal, rest, plain(pixels)))
+    encoder, enlarged = network.backbone.vae.encoder, network.enlarge(pixels) * 2 - 1
+    with torch.no_grad():
+        expected = encoder.down_blocks[1](encoder.down_blocks[0](encoder.conv_in(enlarged)))
+    torch.testing.assert_close(fine, expected)
+
+
+@pytest.mark.parametrize("train", ["head", "lora"])
+def test_the_store_keeps_maps_of_the_encoder(make_vpd, pixels, tmp_path, train, monkeypatch):
+    network = make_vpd(encoder_strides=(2, 4), upsample=2, train=train).eval()
+    eight_bit = (pixels[..., :32, :64] * 255).round() / 255
+    stored = network.stored(TensorStore(tmp_path / "store"))
+    first = stored(eight_bit)
+    for value, other in zip(first, network(eight_bit), strict=True):
+        torch.testing.assert_close(value, other, rtol=5e-2, atol=5e-2)  # latents passed through the store's dtype
+    monkeypatch.setattr(network, "read", None)  # neither VAE nor encoder runs again
+    assert all(map(torch.equal, stored(eight_bit), first))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"encoder_strides": (8,)}, "expected ascending ones of 2, 4"),
+        ({"encoder_strides": (4, 2)}, "expected ascending ones of 2, 4"),
+        ({"encoder_strides": (2,), "upsample": 4}, "expected multiples of 4"),
+    ],
+)
+def test_strides_that_the_encoder_lacks(make_vpd, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make_vpd(**options)
+
+
+def test_latents_without_the_maps_of_the_encoder(make_vpd, pixels):
+    network = make_vpd(encoder_strides=(4,))
+    with pytest.raises(UserError, match="0 maps of the encoder came with the latents"):
+        network(latents=network.encode(pixels))
+
+
 def test_upsampled_images_give_the_maps_of_enlarged_ones_at_finer_strides(make_vpd, pixels, tmp_path):
     network, plain = make_vpd(upsample=2).eval(), make_vpd().eval()
     small = pixels[..., :32, :64]

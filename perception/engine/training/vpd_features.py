@@ -24,7 +24,7 @@ from perception.segmentation.vpd import Trained
 
 @MODELS.register_module()
 class VPDFeatures(BaseModule):
-    """Feature pyramid of VPD: [B, 3, H, W] in [0, 1] -> four float32 maps, finest first.
+    """Feature pyramid of VPD: [B, 3, H, W] in [0, 1] -> four float32 maps and the VAE encoder's, finest first.
 
     Feed it RGB in [0, 1], as `DiffusionFeatures`; leave `in_channels` and `feature_strides` out of neck and head. What
     is trained besides the head (`train`) is part of checkpoints; a frozen backbone is not.
@@ -47,6 +47,7 @@ class VPDFeatures(BaseModule):
         timestep: int = 1,
         latent_scale: float | None = None,  # None: the model's own; 1.0: the published weights
         upsample: int = 1,  # images are enlarged so many times before the VAE: finer cells
+        encoder_strides: Sequence[int] = (),  # of the VAE's encoder, in pixels; its maps are extra levels, finest first
         map_strides: Sequence[int] = (16, 32),  # of the denoiser, in pixels; () = no attention maps
         map_places: Sequence[str] = ("up", "down"),
         train: Trained = "head",  # or text, lora, denoiser
@@ -77,6 +78,7 @@ class VPDFeatures(BaseModule):
             timestep=timestep,
             latent_scale=latent_scale,
             upsample=upsample,
+            encoder_strides=encoder_strides,
             map_strides=map_strides,
             map_places=map_places,
             train=train,
