@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from perception.backbones import DiffusionBackbone, load_backbone
 from perception.backbones.loading import MINI
@@ -137,3 +145,28 @@ def any_backbone(any_folder: Path) -> DiffusionBackbone:
 def edit() -> Callable[..., None]:
     """Function (path, **changes) that changes keys of a JSON file."""
     return edit_json
+
+
+@pytest.fixture(scope="session")
+def make_clip(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Function seed -> a fresh folder: a tiny CLIPModel with random weights and the tokenizer of tiny-sd."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = tower | {"vocab_size": 1538, "bos_token_id": 1536, "eos_token_id": 1537, "pad_token_id": 1537}
+    config = CLIPConfig(text_config=text, vision_config=tower | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+    def make(seed: int) -> Path:
+        folder = tmp_path_factory.mktemp("clip") / "clip"
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            CLIPModel(config).save_pretrained(folder)
+        CLIPProcessor(image_processor, CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer")).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_folder(make_clip: Callable[[int], Path]) -> Path:
+    """One of them; read only."""
+    return make_clip(3)

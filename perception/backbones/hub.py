@@ -1,7 +1,9 @@
-"""Fetching a diffusers folder from the Hugging Face hub, without the files a backbone never reads."""
+"""Fetching model folders from the Hugging Face hub, without the files that nothing here reads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -11,7 +13,14 @@ from perception.errors import UserError
 
 _NEEDED = ("*.json", "*/*.txt", "*/spiece.model", "*/*.safetensors", "diffusion_pytorch_model.safetensors")
 _UNUSED = ("*non_ema*", "*openvino*", "safety_checker/*", "feature_extractor/*", "text_encoders/*")
+_CLIP = ("*.json", "merges.txt", "model*.safetensors")
 _HALF = ("*.fp16.*",)  # fetched only where there is nothing else: half precision is a cast away
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name means a model of the hub: owner/model, and no local path is called so."""
+    text_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
+    return text_id and not Path(name).exists()
 
 
 def download(name: str) -> Path:
@@ -20,12 +29,25 @@ def download(name: str) -> Path:
     Raises:
         UserError: when the hub has no such model, it needs a licence to be accepted, or there is no network.
     """
-    try:
-        path = _snapshot(name, (*_UNUSED, *_HALF))
+    with _explained(name):
+        path = _snapshot(name, _NEEDED, (*_UNUSED, *_HALF))
         whole = any(any((path / denoiser).glob("*.safetensors")) for denoiser in ("unet", "transformer"))
         if (path / "model_index.json").is_file() and not whole:
-            path = _snapshot(name, _UNUSED)
+            path = _snapshot(name, _NEEDED, _UNUSED)
         return path
+
+
+def download_clip(name: str) -> Path:
+    """The same for a CLIP model in transformers layout; raises as `download`."""
+    with _explained(name):
+        return _snapshot(name, _CLIP, _HALF)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """UserError in place of what the hub raises."""
+    try:
+        yield
     except LocalEntryNotFoundError:
         raise UserError(
             f"{name!r} is neither a local folder nor in the local hub cache, and the hub cannot be reached; "
@@ -38,5 +60,5 @@ def download(name: str) -> Path:
         ) from None
 
 
-def _snapshot(name: str, without: tuple[str, ...]) -> Path:
-    return Path(snapshot_download(name, allow_patterns=list(_NEEDED), ignore_patterns=list(without)))
+def _snapshot(name: str, needed: tuple[str, ...], without: tuple[str, ...]) -> Path:
+    return Path(snapshot_download(name, allow_patterns=list(needed), ignore_patterns=list(without)))

@@ -12,7 +12,7 @@ from perception.backbones.assembling import Parts, assemble
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import build_model
 from perception.backbones.fingerprint import identity
-from perception.backbones.hub import download
+from perception.backbones.hub import download, is_hub_id
 from perception.backbones.noise_path import noise_path
 from perception.backbones.validation import Component, check_model_folder, read_component, unusable
 from perception.errors import UserError
@@ -88,9 +88,7 @@ def _resolve(name: str | Path) -> Path:
                 "or name a diffusers folder or a hub id"
             )
         return shipped
-    path = Path(name).expanduser()
-    is_hub_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
-    return download(str(name)) if is_hub_id and not path.exists() else path
+    return download(str(name)) if is_hub_id(name) else Path(name).expanduser()
 
 
 def autoencoder_of(name: str | Path) -> Component:

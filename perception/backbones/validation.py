@@ -98,13 +98,13 @@ def unusable(path: Path, problems: list[str]) -> UserError:
     """The one error for all that is wrong with a model folder."""
     return UserError(
         f"the model folder {path} cannot be used: {'; '.join(problems)}; "
-        "download or save the model again (pipeline.save_pretrained writes a complete folder)"
+        "download or save the model again (save_pretrained writes a complete folder)"
     )
 
 
 def read_component(
     folder: Path,
-    name: str,  # its place in the model folder: "unet", "vae", ...
+    name: str,  # its place in the model folder: "unet", "vae", ...; "clip": a folder of its own
     problems: list[str],  # what is wrong is appended
     class_name: str | None = None,  # what model_index.json says
     supported: tuple[str, ...] = AUTOENCODERS,
@@ -172,7 +172,8 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _weight_files(folder: Path, name: str, problems: list[str]) -> tuple[tuple[Path, ...], str | None]:
     """The safetensors files of a component and their variant, each checked to be complete."""
-    stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"  # transformers, diffusers
+    of_transformers = name.startswith(("text_encoder", "clip"))
+    stem = "model" if of_transformers else "diffusion_pytorch_model"
     for variant in _VARIANTS:
         dot = f".{variant}" if variant else ""
         single, sharded = folder / f"{stem}{dot}.safetensors", folder / f"{stem}.safetensors.index{dot}.json"

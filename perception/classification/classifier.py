@@ -104,8 +104,9 @@ class DiffusionClassifier(nn.Module):
         image_ids: Sequence[str],
         noise: NoiseSource | None = None,
         small: Tensor | None = None,  # latents of the same images at a smaller size, for `Screens.small_samples`
+        rankings: Sequence[Sequence[int]] | None = None,  # classes of each image, best first, for `Screens.ranked`
     ) -> list[Classification]:
-        """The same for latents. Raises UserError when small images are screened and there are none."""
+        """The same for latents. Raises UserError when the screens need small images or rankings and there are none."""
         noise = noise or SeededNoise()
         with self._text_cache():
             if self.screening is None:
@@ -113,7 +114,7 @@ class DiffusionClassifier(nn.Module):
             if small is None and self.screening.small is not None:
                 raise UserError("the screening round needs the images at a smaller size; pass their latents as `small`")
             first = latents if small is None else small
-            screened = self.screening(first, image_ids, self.condition, noise)
+            screened = self.screening(first, image_ids, self.condition, noise, rankings)
             starters = [each.starters for each in screened]
             races = self.track.run(latents, image_ids, self.condition, noise, starters)
         return [replace(self._result(race), screened=each) for race, each in zip(races, screened, strict=True)]

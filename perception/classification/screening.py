@@ -1,13 +1,14 @@
-"""Cheaper rounds before the race, each off by default: a label tree, and the same image at a smaller size.
+"""Cheaper rounds before the race, each off by default: a preselection of classes, and the image at a smaller size.
 
-Both are approximate: a class that they drop cannot win. Their errors never enter the race, whose statistics are those
-of the whole image and its own noise.
+The classes are preselected by a label tree here, or by rankings from elsewhere. All of this is approximate: a class
+that it drops cannot win. The errors of these rounds never enter the race, whose statistics are those of the whole image
+and its own noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,15 +26,18 @@ from perception.metrics.classification import race_ranking
 class Screens:
     """Which rounds there are. Raises UserError for numbers out of range."""
 
-    preselect: int | None = None  # classes that the label tree lets through; None, or all of them: no tree
+    preselect: int | None = None  # classes that race; None, or all of them: no label tree
     tree_samples: int = 16  # samples of each medoid, evenly spaced timesteps
     small_samples: int | None = None  # samples per candidate on the small image, to the end of a block; None: none
+    ranked: bool = field(default=False, repr=False)  # the caller ranks the classes of each image, in place of the tree
 
     def __post_init__(self) -> None:
         if self.preselect is not None and self.preselect < 2:
             raise UserError(f"a preselection of {self.preselect} classes leaves nothing to compare; give 2 or more")
         if min(self.tree_samples, 1 if self.small_samples is None else self.small_samples) < 1:
             raise UserError("a screening round needs 1 sample or more")
+        if self.ranked and self.preselect is None:
+            raise UserError("ranked classes need `preselect`, the number of them that race; give it")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Screened:
 class Screening:
     """Runs the rounds: the medoids of the label tree, then the first blocks of the rule on the small image.
 
-    The tree sees the small image too, when there is one. A screen never decides: at least two classes race.
+    There is no tree when the classes of each image come ranked. The tree sees the small image too, when there is one. A
+    screen never decides: at least two classes race.
     """
 
     def __init__(self, backbone: DiffusionBackbone, track: Track, condition: Condition, screens: Screens) -> None:
@@ -60,8 +65,9 @@ class Screening:
                 raise UserError(f"the method {track.rule.name} has no rounds, so no smaller image can go first")
         self.classes = 1 + max(candidate.class_id for candidate in track.candidates)
         self.keep = min(screens.preselect or self.classes, self.classes)
+        self.ranked = screens.ranked
         self.tree: LabelTree | None = None
-        if self.keep < self.classes:
+        if self.keep < self.classes and not self.ranked:
             rule = Exhaustive(screens.tree_samples)
             self.medoids = replace(track, rule=rule, blocks=rule.blocks(backbone.num_train_timesteps))
             owners = {row: candidate.class_id for candidate in track.candidates for row in candidate.rows}
@@ -70,10 +76,19 @@ class Screening:
         self.candidates = track.candidates
 
     def __call__(
-        self, latents: Tensor, image_ids: Sequence[str], condition: Condition, noise: NoiseSource
+        self,
+        latents: Tensor,  # [B, C, h, w], of the small image if that is asked for, else of the whole one
+        image_ids: Sequence[str],
+        condition: Condition,
+        noise: NoiseSource,
+        rankings: Sequence[Sequence[int]] | None = None,  # classes of each image, best first, for `Screens.ranked`
     ) -> list[Screened]:
-        """Screen images, by latents [B, C, h, w] of the small image if that is asked for, else of the whole one."""
+        """Screen images. Raises UserError when ranked classes are asked for and there are none."""
         found = [Screened(self._of(range(self.classes)))] * len(image_ids)
+        if self.ranked:
+            if rankings is None:
+                raise UserError("the preselection needs the classes of every image ranked; pass them as `rankings`")
+            found = [Screened(self._of(each[: self.keep]), tuple(each)) for each in rankings]
         if self.tree is not None:
             starters = [self._of(self.tree.medoids)] * len(image_ids)
             races = self.medoids.run(latents, image_ids, condition, noise, starters)

@@ -34,6 +34,7 @@ perception classify labelled/ --out runs/scores            # one sub-folder per 
 perception classify --dataset fashion_mnist --root data/fashion_mnist --backbone mini-dit --out runs/fashion
 perception classify photos/ --classes cat,dog --error-maps --out runs/maps    # and where they differ
 perception classify photos/ --prompts imagenet --preselect 100 --screen-size 256 --out runs/quick    # approximate
+perception classify photos/ --prompts imagenet --preselect 20 --preselect-clip models/clip-vit-large --out runs/clip
 perception classify photos/ --classes cat,dog --dry-run    # what it would cost"""
 
 
@@ -156,6 +157,7 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
         antithetic=args.antithetic,
         crop=args.crop,
         tokens=args.class_tokens,
+        clip=_clip(args),
     )
 
 
@@ -176,6 +178,16 @@ def _learned(args: argparse.Namespace) -> Learned | None:
     from perception.commands.classify_recorded import read_recorded
 
     return learn(read_recorded(args.calibration)[1], args.learn_weights)
+
+
+def _clip(args: argparse.Namespace) -> str | None:
+    """The CLIP model of the preselection, checked before anything heavy is loaded."""
+    name: str | None = args.preselect_clip
+    if name is not None:
+        from perception.classification.clip_screen import check_clip
+
+        check_clip(name)
+    return name
 
 
 def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
+from perception.classification.clip_screen import ClipRanking, ClipScreen
 from perception.classification.error_maps import ErrorMaps, overlay_png
 from perception.classification.few_shot import load_class_tokens
 from perception.classification.learned import Learned
@@ -22,7 +23,7 @@ from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
 from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
-from perception.classification.transforms import square_transform
+from perception.classification.transforms import square_transform, trimmed
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
@@ -58,6 +59,7 @@ class ClassifyOptions:
     antithetic: bool = False  # noise in pairs; the rule then counts groups of two
     crop: str | None = None  # resize or adm; None: as the backbone was trained
     tokens: Path | None = None  # learned class tokens
+    clip: str | None = None  # CLIP model that ranks the classes for `Screens.preselect`: a folder or a hub id
 
 
 class Sample(NamedTuple):
@@ -68,6 +70,7 @@ class Sample(NamedTuple):
     pixels: torch.Tensor  # [3, H, W] in [0, 1]
     truth: int | None  # class, when the item has a label
     small: torch.Tensor | None = None  # [3, H', W'] for the screening rounds
+    clip: torch.Tensor | None = None  # [3, S, S] as CLIP sees it
 
 
 class ImageClassifier:
@@ -79,12 +82,14 @@ class ImageClassifier:
     """
 
     def __init__(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> None:
+        self.clip = None if options.clip is None else ClipScreen(options.clip, options.prompts, backbone.device)
         if backbone.class_names is not None and options.class_prompts is not None:
             options = replace(options, prompts=options.prompts.told(options.class_prompts))
         o = options
+        screens = o.screens if self.clip is None else replace(o.screens or Screens(), ranked=True)
         tokens = None if o.tokens is None else load_class_tokens(o.tokens, o.prompts.names)
         self.classifier = DiffusionClassifier(
-            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned, o.screens, tokens
+            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned, screens, tokens
         )
         self.size = image_size(backbone, o.size)
         crop = o.crop or default_crop(backbone)
@@ -94,8 +99,11 @@ class ImageClassifier:
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
         self.prompts = o.prompts
+        self.border = o.border
         self.save_errors = o.save_errors
         self.options = _settings(options, self.size, crop)
+        if self.clip is not None:
+            self.options["preselect_clip"] = self.clip.identity
         text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -106,7 +114,8 @@ class ImageClassifier:
         image = read_image(item.path)
         truth = None if item.label is None else self.prompts.find(item.label)
         small = self.small(image) if self.small else None
-        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small)
+        clip = self.clip.pixels(trimmed(image, self.border)) if self.clip else None
+        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small, clip)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
@@ -115,11 +124,17 @@ class ImageClassifier:
             latents = self.classifier.backbone.encode(pixels)  # [B, C, h, w]
             smaller = [sample.small for sample in batch if sample.small is not None]
             small = self.classifier.backbone.encode(torch.stack(smaller)) if smaller else None
-        results = self.classifier.classify_latents(latents, [sample.noise_id for sample in batch], self.noise, small)
-        return [self._outcome(*each) for each in zip(batch, latents, results, strict=True)]
+        ranked = self.clip([sample.clip for sample in batch if sample.clip is not None]) if self.clip else None
+        rankings = None if ranked is None else [each.classes for each in ranked]
+        ids = [sample.noise_id for sample in batch]
+        results = self.classifier.classify_latents(latents, ids, self.noise, small, rankings)
+        told: Sequence[ClipRanking | None] = ranked or [None] * len(batch)
+        return [self._outcome(*each) for each in zip(batch, latents, results, told, strict=True)]
 
-    def _outcome(self, sample: Sample, latent: torch.Tensor, result: Classification) -> Outcome:
-        record = self._record(result)
+    def _outcome(
+        self, sample: Sample, latent: torch.Tensor, result: Classification, clip: ClipRanking | None
+    ) -> Outcome:
+        record = self._record(result) | self._preselected(clip)
         if result.probabilities is not None:
             record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
         if sample.truth is not None:
@@ -160,6 +175,13 @@ class ImageClassifier:
             "survivors": [candidates[c].name for c in result.survivors],
             "stop": result.stop,
         }
+
+    def _preselected(self, clip: ClipRanking | None) -> dict[str, Any]:
+        """The classes that CLIP lets through, best first, with their similarity to the image."""
+        if clip is None or self.clip is None or self.classifier.screening is None:
+            return {}
+        best = list(zip(clip.classes, clip.similarities, strict=True))[: self.classifier.screening.keep]
+        return {"preselected_by": self.clip.name, "preselected": {self.prompts.names[c]: s for c, s in best}}
 
     def _errors(self, result: Classification) -> bytes:
         """Errors [C, N] (NaN: not evaluated), timestep [N] and noise index [N] of every sample."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from PIL import Image
 
 from perception.backbones import DiffusionBackbone
 from perception.commands.classify_job import ClassifyOptions, ImageClassifier
@@ -40,6 +41,9 @@ def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: 
     whole, row = _measured(job, job.size)
     cheap, cheap_row = (whole, row) if job.screen_size is None else _measured(job, job.screen_size)
     parts = [_scaled(row, race), _scaled(cheap_row, tree + small), whole, *([] if cheap is whole else [cheap])]
+    if (clip := job.clip) is not None:
+        pixels = clip.pixels(Image.new("RGB", (64, 64)))
+        parts.append(measure(lambda: clip([pixels]), backbone.device))
     image = Measurement(
         flops=sum(part.flops for part in parts),
         seconds=sum(part.seconds for part in parts),

@@ -37,6 +37,7 @@ def report(
     parts = [lines, [evaluations_line(records)]]
     if labelled:
         parts += [accuracy_lines(out, labelled, names, headline), calibration_lines(out, labelled, names)]
+        parts.append(preselection_lines(labelled))
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -88,6 +89,14 @@ def calibration_lines(out: Path, records: Sequence[dict[str, Any]], names: Seque
         f"mean confidence {confidence:.2%}, expected calibration error {state.ece:.2%}",
         f"reliability diagram: {out / RELIABILITY}",
     ]
+
+
+def preselection_lines(records: Sequence[dict[str, Any]]) -> list[str]:
+    """How many true classes CLIP let into the race, where it was asked: no accuracy can be higher."""
+    kept = [record["truth"] in record["preselected"] for record in records if "preselected" in record]
+    if not kept:
+        return []
+    return [f"the true class was among those preselected by CLIP for {sum(kept) / len(kept):.2%} of the images"]
 
 
 def _truth(records: Sequence[dict[str, Any]], names: Sequence[str]) -> Tensor:

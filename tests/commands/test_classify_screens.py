@@ -2,18 +2,24 @@
 
 import argparse
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from PIL import Image
 
 from perception.backbones import load_backbone
+from perception.classification.clip_screen import ClipScreen
 from perception.classification.prompts import class_prompts
 from perception.classification.schedule import Exhaustive
+from perception.classification.screening import Screens
 from perception.classification.transforms import CROPS, AdmTransform, ClassifierTransform
 from perception.commands import classify
 from perception.commands.classify_job import ClassifyOptions, ImageClassifier, default_crop
 from perception.engine.items import Item
+from perception.errors import UserError
 
 MANY = ",".join(f"thing {i}" for i in range(9))
 
@@ -59,6 +65,74 @@ def test_all_classes_preselected_are_no_preselection(run, folder, tmp_path):
     assert all_race == plain
 
 
+def test_clip_preselects(run, folder, clip_folder, tmp_path):
+    names = MANY.split(",")
+    for batch in ("1", "4"):
+        arguments = (*folder.glob("*/*.png"), "--classes", MANY, "--template", "a {}.", "--template", "my {}")
+        clip = ("--preselect", "3", "--preselect-clip", clip_folder, "--batch-size", batch)
+        status, printed, _ = run(*arguments, *clip, out=tmp_path / batch)
+        assert status == 0
+        assert "label tree" not in printed and "preselected by CLIP" not in printed  # there is no truth to compare with
+    one, four = (sorted(map(json.loads, (tmp_path / n / "manifest.jsonl").open()), key=_id) for n in ("1", "4"))
+    screen = ClipScreen(clip_folder, class_prompts(names, ["a {}.", "my {}"]))
+    for record, other in zip(one, four, strict=True):
+        (ranking,) = screen([screen.pixels(Image.open(next(folder.parent.rglob(record["id"]))))])
+        assert record["preselected_by"] == str(clip_folder)
+        best = dict(zip([names[c] for c in ranking.classes], ranking.similarities, strict=True))
+        assert list(record["preselected"].items()) == list(best.items())[:3]
+        assert len(record["samples"]) == 3 * 2  # both prompts of every class
+        assert {name.removeprefix("a ").removeprefix("my ").strip(".") for name in record["errors"]} == {
+            *list(best)[:3]
+        }
+        assert record["preselect_evaluations"] == 0 and record["evaluations"] == 6 * 2 + 2 * 2
+        assert record["label"] in record["preselected"] and record["ranking"][0] == record["label"]
+        assert (other["preselected"], other["label"]) == (record["preselected"], record["label"])
+
+
+def _id(record):
+    return record["id"]
+
+
+def test_clip_is_told_the_prompts_and_not_what_a_class_conditional_model_is_told(clip_folder):
+    prompts = class_prompts(["cat", "dog", "bird"])
+    options = ClassifyOptions(
+        prompts, Exhaustive(1), class_prompts=("3", "5", "0"), clip=str(clip_folder), screens=Screens(2)
+    )
+    job = ImageClassifier(load_backbone("mini-dit", device="cpu"), options)
+    assert job.prompts.prompts == ("3", "5", "0")
+    assert torch.equal(job.clip.vectors, ClipScreen(clip_folder, prompts).vectors)
+    with pytest.raises(UserError, match="ranked classes need `preselect`"):
+        ImageClassifier(load_backbone("mini-dit", device="cpu"), replace(options, screens=None))
+
+
+def test_another_clip_model_is_another_job(run, folder, clip_folder, make_clip, tmp_path):
+    other = make_clip(4)
+    arguments = (folder / "cat" / "0.png", "--classes", MANY, "--preselect", "3")
+    assert run(*arguments, "--preselect-clip", clip_folder)[0] == 0
+    written = (tmp_path / "out" / "manifest.jsonl").read_bytes()
+    moved = shutil.copytree(clip_folder, tmp_path / "moved")
+    status, printed, _ = run(*arguments, "--preselect-clip", moved)  # the same model at another place
+    assert status == 0 and "1 already there" in printed
+    for changed in (("--preselect-clip", other), ()):
+        status, _, complaint = run(*arguments, *changed)
+        assert status == 2
+        assert "preselect_clip" in complaint and complaint.count("\n") == 1
+    assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == written
+
+
+def test_the_truth_that_clip_keeps_is_told(run, folder, clip_folder, tmp_path):
+    many = ",".join(["cat", "fire truck", *MANY.split(",")])
+    options = ("--classes", many, "--evaluate", "--preselect", "4", "--preselect-clip", clip_folder)
+    status, printed, _ = run(folder, *options, "--border", "3")
+    assert status == 0
+    records = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").open()]
+    kept = sum(record["truth"] in record["preselected"] for record in records) / 4
+    assert f"the true class was among those preselected by CLIP for {kept:.2%} of the images" in printed
+    status, printed, _ = run(folder, *options, "--dry-run", out=tmp_path / "planned")
+    assert status == 0
+    assert f"denoiser evaluations  {4 * (4 * 2 + 2 * 2)}" in printed
+
+
 @pytest.mark.parametrize("method", ["racing", "fixed", "exhaustive"])
 def test_antithetic_noise(run, folder, tmp_path, method):
     image = folder / "cat" / "0.png"
@@ -80,6 +154,9 @@ def test_antithetic_noise(run, folder, tmp_path, method):
         (("--screen-size", "30"), "both sides must be multiples of 8"),
         (("--screen-size", "32", "--noise", "n.npy"), "--noise FILE has noise of one size"),
         (("--preselect", "1"), "a preselection of 1 classes"),
+        (("--preselect-clip", "clip"), "--preselect-clip belongs to --preselect N"),
+        (("--preselect", "2", "--preselect-clip", "clip"), "the CLIP model clip does not exist"),
+        (("--preselect", "2", "--preselect-clip", "cat"), "cat/config.json is missing or unreadable"),
         (("--antithetic", "--trials", "3"), "groups of 2 trials at one timestep, which 3 cannot hold"),
         (("--crop", "adm", "--size", "64x32"), "the crop 'adm' makes squares"),
         (("--class-tokens", "no.safetensors"), "no.safetensors holds no learned class tokens"),
