@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0 if argv else 2
     try:
-        arguments = arguments_of(argv[0])
+        arguments = arguments_of(argv[0], argv[1:])
     except UserError as error:
         print(f"generate_dataset: {error}", file=sys.stderr)
         return 2

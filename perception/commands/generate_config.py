@@ -6,7 +6,7 @@ import argparse
 import json
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +17,12 @@ from perception.commands.generate_options import size
 from perception.errors import UserError
 
 
-def arguments_of(path: str | Path) -> list[str]:
-    """The command line that an options file stands for.
+def arguments_of(path: str | Path, behind: Sequence[str] = ()) -> list[str]:
+    """The command line that an options file stands for, less the repeatable options that stand `behind` it.
 
     A name is an option without its dashes, with underscores inside. Lists repeat an option that may be repeated, and
     become 'A,B' (of `size`: 'HxW') elsewhere; tables become NAME=TEXT; true sets a switch, false leaves it out.
+    Options behind the file win: a list there takes the place of the file's, a table's names are joined by it.
 
     Raises:
         UserError: the file cannot be read, or names an option that there is not.
@@ -40,7 +41,10 @@ def arguments_of(path: str | Path) -> list[str]:
             near = get_close_matches(name, actions, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "`perception generate --help` lists all options"
             raise UserError(f"{path} sets {name!r}, which is no option of `perception generate`; {hint}")
-        arguments += _words(f"--{name.replace('_', '-')}", actions[name], value)
+        flag = f"--{name.replace('_', '-')}"
+        again = isinstance(actions[name], argparse._AppendAction) and not isinstance(value, Mapping)
+        if not (again and any(word.split("=")[0] == flag for word in behind)):
+            arguments += _words(flag, actions[name], value)
     return arguments
 
 

@@ -52,3 +52,12 @@ def test_bad_options_files(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=expected):
         arguments_of(tmp_path / name)
+
+
+def test_options_behind_the_file_win(tmp_path):
+    (tmp_path / "job.json").write_text(
+        '{"control": ["a", "b"], "steps": 5, "template": {"night": "in the dark"}}', encoding="utf-8"
+    )
+    behind = ["--control=c", "--template", "fog=in fog"]
+    assert arguments_of(tmp_path / "job.json", behind) == ["--steps=5", "--template=night=in the dark"]
+    assert "--control=a" in arguments_of(tmp_path / "job.json", ["--control-images", "d"])
