@@ -21,4 +21,5 @@ with read_base():
     from .._base_.vpd import *
     from .._base_.world import *
 
+model["backbone"].update({"upsample": 2, "encoder_strides": [8]})  # finest maps at stride 4 of the pictures
 optim_wrapper["optimizer"].update({"lr": 4e-3})

@@ -1,4 +1,4 @@
-"""Maps of the autoencoder's own encoder: finer than the latent, from before it drops detail."""
+"""Maps of the autoencoder's own encoder: as fine as the latent or finer, from before it drops detail."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from perception.errors import UserError
 def encoder_channels(backbone: DiffusionBackbone) -> dict[int, int]:
     """Channels of the maps that `encode_with_maps` can give, by their stride in pixels; empty without an AutoencoderKL.
 
-    Stable Diffusion: {2: 128, 4: 256}.
+    Stable Diffusion: {2: 128, 4: 256, 8: 512}.
     """
-    widths = backbone.vae.config["block_out_channels"] if _blocks(backbone) else ()
-    return dict(zip(_blocks(backbone), widths, strict=False))
+    widths = getattr(backbone.vae, "config", {}).get("block_out_channels", ())
+    blocks = _blocks(backbone)
+    return {stride: widths[-1 if stride == max(blocks) else level] for level, stride in enumerate(blocks)}
 
 
 def check_encoder_strides(strides: Sequence[int], backbone: DiffusionBackbone) -> None:
@@ -58,6 +59,6 @@ def encode_with_maps(
 
 
 def _blocks(backbone: DiffusionBackbone) -> dict[int, nn.Module]:
-    """The blocks that end finer than the latent, by their stride; the encoder's last two end at the latent's."""
-    encoder = getattr(backbone.vae, "encoder", None)
-    return {2 << level: block for level, block in enumerate(list(getattr(encoder, "down_blocks", ()))[:-2])}
+    """The encoder's blocks by the stride at which they end; of the last two, which end at the latent's, the last."""
+    encoder, coarsest = getattr(backbone.vae, "encoder", None), backbone.latent_stride
+    return {min(2 << level, coarsest): block for level, block in enumerate(getattr(encoder, "down_blocks", ()))}

@@ -34,9 +34,8 @@ def token_maps(vpd: VPD, features: Sequence[Tensor]) -> Tensor:
         features: what `vpd` returned; the maps are the last K channels of some of them.
     """
     count = vpd.conditioning.tokens
-    parts = [
-        value[:, -count:] for stride, value in zip(vpd.tap_strides, features, strict=True) if stride in vpd.map_layers
-    ]
+    told = features[len(vpd.encoder_strides) :]
+    parts = [value[:, -count:] for stride, value in zip(vpd.tap_strides, told, strict=True) if stride in vpd.map_layers]
     return torch.stack([F.interpolate(part, parts[0].shape[-2:], mode="bilinear") for part in parts]).mean(dim=0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from operator import add
 from typing import Any, Literal
 
 import torch
@@ -34,8 +33,7 @@ _TEXTS = 32  # texts whose keys and values are kept; 77 tokens of SD 1.5 take 7.
 class VPD(nn.Module):
     """Feature pyramid of one denoiser call on the clean latent, with cross-attention maps as extra channels.
 
-    Beyond the paper, maps of the VAE's encoder can be its finest levels (`encoder_strides`): thin and small things are
-    lost in latent cells of eight pixels.
+    Beyond the paper, maps of the VAE's encoder can be its finest levels (`encoder_strides`), of what the latent drops.
 
     The backbone is frozen and shared unless the denoiser is trained: then it belongs to this network, so pass a fresh
     one. `state_dict()` holds what is trained or specific: adapter, tokens or table, LoRA weights or the whole UNet.
@@ -84,9 +82,9 @@ class VPD(nn.Module):
         self.attn_grad, self.checkpointing, self.shortcuts = attn_grad, checkpointing, shortcuts
         self.taps = vpd_taps(backbone)
         self.encoder_strides = tuple(encoder_strides)
-        denoiser_strides = (backbone.taps[tap].stride for tap in self.taps)
-        self.tap_strides = (*self.encoder_strides, *denoiser_strides)  # in pixels of the enlarged image
-        self.strides = tuple(stride // upsample for stride in self.tap_strides)  # in pixels of the image
+        self.tap_strides = tuple(backbone.taps[tap].stride for tap in self.taps)  # in pixels of the enlarged image
+        levels = (*self.encoder_strides, *self.tap_strides)
+        self.strides = tuple(stride // upsample for stride in levels)  # of the pyramid, in pixels of the image
         self.map_layers = map_layers(backbone.taps, self.tap_strides, map_strides, map_places)
         self.single_token = shortcuts and conditioning.tokens == 1 and not self.map_layers
         self._memory = RowMemory(_TEXTS)
@@ -102,12 +100,11 @@ class VPD(nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each map, finest first, attention maps included."""
-        fine = encoder_channels(self.backbone)
-        widths = [fine[stride] for stride in self.encoder_strides] + [
-            self.backbone.taps[tap].channels for tap in self.taps
-        ]
-        extra = [self.conditioning.tokens if stride in self.map_layers else 0 for stride in self.tap_strides]
-        return tuple(map(add, widths, extra))
+        fine, tokens = encoder_channels(self.backbone), self.conditioning.tokens
+        return tuple(fine[stride] for stride in self.encoder_strides) + tuple(
+            self.backbone.taps[tap].channels + (tokens if stride in self.map_layers else 0)
+            for tap, stride in zip(self.taps, self.tap_strides, strict=True)
+        )
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -279,9 +276,11 @@ class VPD(nn.Module):
     def _pyramid(self, fine: Sequence[Tensor], taken: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The encoder's maps, then features with the mean map of their scale appended, [B, C + K, h, w]."""
         maps = merge_maps({name: taken[name] for name in self.places}, self.backbone.taps, AttentionSpec())
-        levels = [*fine, *(taken[tap] for tap in self.taps)]
-        extra = [[maps[stride]] if stride in maps else [] for stride in self.tap_strides]
-        return tuple(torch.cat([value, *more], dim=1).float() for value, more in zip(levels, extra, strict=True))
+        out = list(fine)
+        for tap, stride in zip(self.taps, self.tap_strides, strict=True):
+            extra = [maps[stride]] if stride in maps else []
+            out.append(torch.cat([taken[tap], *extra], dim=1).float())
+        return tuple(out)
 
     def _unlock(self, lora_rank: int) -> None:
         for parameter in self._text_parameters():

@@ -10,6 +10,7 @@ from perception.conditioning import ClassNames, build_conditioning
 from perception.data.store import TensorStore
 from perception.errors import UserError
 from perception.segmentation import VPD, vpd_taps
+from perception.segmentation.maps import token_maps
 
 KINDS = ("class_names", "learned", "captions", "empty", "class_id")
 
@@ -67,10 +68,14 @@ def test_the_latent_scale_is_a_factor_on_the_raw_mean(make_vpd, tiny_backbone, p
 
 @pytest.mark.parametrize("upsample", [1, 2])
 def test_maps_of_the_encoder_are_the_finest_levels(make_vpd, pixels, upsample):
-    network, plain = make_vpd(encoder_strides=(4,), upsample=upsample).eval(), make_vpd(upsample=upsample).eval()
-    assert network.strides == (4 // upsample, *plain.strides)
-    fine, *rest = network(pixels)
-    assert fine.shape == (2, network.channels[0], 64 * upsample // 4, 128 * upsample // 4)
+    common = {"upsample": upsample, "map_strides": (8, 32)}
+    network, plain = make_vpd(encoder_strides=(4, 8), **common).eval(), make_vpd(**common).eval()
+    assert network.strides == (4 // upsample, 8 // upsample, *plain.strides)
+    features = network(pixels)
+    (fine, last, *rest), size = features, (64 * upsample, 128 * upsample)
+    assert fine.shape == (2, network.channels[0], size[0] // 4, size[1] // 4)
+    assert last.shape == (2, network.channels[1], size[0] // 8, size[1] // 8)
+    torch.testing.assert_close(token_maps(network, features), token_maps(plain, plain(pixels)))
     assert all(map(torch.equal, rest, plain(pixels)))
     encoder, enlarged = network.backbone.vae.encoder, network.enlarge(pixels) * 2 - 1
     with torch.no_grad():
@@ -93,8 +98,8 @@ def test_the_store_keeps_maps_of_the_encoder(make_vpd, pixels, tmp_path, train, 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"encoder_strides": (8,)}, "expected ascending ones of 2, 4"),
-        ({"encoder_strides": (4, 2)}, "expected ascending ones of 2, 4"),
+        ({"encoder_strides": (16,)}, "expected ascending ones of 2, 4, 8"),
+        ({"encoder_strides": (4, 2)}, "expected ascending ones of 2, 4, 8"),
         ({"encoder_strides": (2,), "upsample": 4}, "expected multiples of 4"),
     ],
 )
