@@ -21,5 +21,8 @@ with read_base():
     from .._base_.vpd import *
     from .._base_.world import *
 
-model["backbone"].update({"upsample": 2, "encoder_strides": [8]})  # finest maps at stride 4 of the pictures
+# five maps, the finest two at stride 4 of the pictures: the VAE encoder's and the denoiser's
+model["backbone"].update({"upsample": 2, "encoder_strides": [8]})
+model["neck"]["num_outs"] = 5
+model["decode_head"]["in_index"] = [0, 1, 2, 3, 4]
 optim_wrapper["optimizer"].update({"lr": 4e-3})

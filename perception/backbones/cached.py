@@ -40,7 +40,8 @@ class StoredRows:
 
 
 def _stacked(entries: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+    with torch.autocast("cpu", enabled=False):  # it knows no float16, the dtype of the store
+        return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
 class StoredLatents:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perception.backbones import FeatureSpec
-from perception.backbones.cached import CachedFeatures
+from perception.backbones.cached import CachedFeatures, StoredRows
 from perception.data.images import content_hash
 from perception.data.store import TensorStore
 from perception.errors import UserError
@@ -95,3 +95,11 @@ def test_mistakes_are_one_sentence(tiny_backbone, images, hashes, tmp_path):
         CachedFeatures(tiny_backbone, SPEC, store)(images, hashes[:3])
     with pytest.raises(UserError, match="read-only"):
         CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path, read_only=True))(images, hashes)
+
+
+def test_rows_of_half_precision_under_autocast(tmp_path):
+    rows = StoredRows(TensorStore(tmp_path))  # float16
+    values = torch.arange(6.0).reshape(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rows(["a" * 64, "b" * 64], lambda missing: {"x": values[missing]})
+    assert torch.equal(found["x"], values.half())
