@@ -1,6 +1,6 @@
 """Stage B of DGInStyle (ECCV 2024) on `mini`: control by label maps on the frozen denoiser of stage A.
 
-    python tools/train.py configs/dginstyle/source_mini_world.py --amp
+    python tools/train.py configs/dginstyle/source_mini_world.py --amp       # or `model.source=mini-source`, as shipped
     python tools/train.py configs/dginstyle/control_mini_world.py --amp
     perception generate --backbone mini --control runs/control_mini_world/model --labels LABELS --out OUT
 

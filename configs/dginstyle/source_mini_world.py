@@ -13,6 +13,6 @@ from perception.engine.training.generators import SourceGenerator
 with read_base():
     from .._base_.generator_world import *
 
-model["type"] = SourceGenerator
+model.update({"type": SourceGenerator, "snr_bounds": [0.25, 5.0]})  # else it never learns how bright its days are
 optim_wrapper["optimizer"]["lr"] = 1e-4
 train_cfg.update({"max_epochs": 4, "val_interval": 2})

@@ -14,6 +14,7 @@ _KNOWN: Mapping[str, str] = MappingProxyType(
     {
         "mini": _SHIPPED,
         "mini-control": _SHIPPED,
+        "mini-source": _SHIPPED,
         "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML OpenRAIL-M",
         "runwayml/stable-diffusion-v1-5": "CreativeML OpenRAIL-M",
         "stabilityai/stable-diffusion-2-1": "CreativeML OpenRAIL++-M",

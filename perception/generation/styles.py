@@ -20,7 +20,7 @@ from perception.backbones.validation import Component, unusable
 from perception.errors import UserError
 from perception.generation.control import check_control
 
-SHIPPED = ("mini-control",)  # control by Cityscapes labels for `mini`
+SHIPPED = ("mini-control", "mini-source")  # control by Cityscapes labels for `mini`, and its source-style denoiser
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
