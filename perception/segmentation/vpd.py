@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,18 +15,16 @@ from perception.backbones.attention import AttentionSpec, merge_maps
 from perception.backbones.encoder_maps import encode_with_maps, encoder_channels
 from perception.backbones.handle import OwnedBackbone, SharedBackbone
 from perception.backbones.latents import check_latents
-from perception.backbones.memory import RowMemory
 from perception.conditioning import Conditioning, TextAdapter
-from perception.conditioning.base import Digest, text_identity, version_of
 from perception.data.store import TensorStore
 from perception.errors import UserError
 from perception.segmentation.vpd_checks import check_options, check_sides
 from perception.segmentation.vpd_stored import StoredVPD
 from perception.segmentation.vpd_taps import map_layers, vpd_taps
+from perception.segmentation.vpd_text import VPDText
 from perception.segmentation.vpd_training import add_lora, unlock_denoiser
 
 Trained = Literal["head", "text", "denoiser", "lora"]
-_TEXTS = 32  # texts whose keys and values are kept; 77 tokens of SD 1.5 take 7.7 MB in float32
 
 
 class VPD(nn.Module):
@@ -87,9 +84,7 @@ class VPD(nn.Module):
         self.strides = tuple(stride // upsample for stride in levels)  # of the pyramid, in pixels of the image
         self.map_layers = map_layers(backbone.taps, self.tap_strides, map_strides, map_places)
         self.single_token = shortcuts and conditioning.tokens == 1 and not self.map_layers
-        self._memory = RowMemory(_TEXTS)
-        self._state: tuple[Any, ...] = ()
-        self._digest = Digest()
+        self._texts = VPDText(self)
         self._unlock(lora_rank)
 
     @property
@@ -198,21 +193,11 @@ class VPD(nn.Module):
         Raises:
             UserError: another number of entries than images, or what the conditioning raises.
         """
-        entries = self.conditioning.entries(given)
-        if len(entries) not in (1, rows):
-            raise UserError(f"{len(entries)} texts were given for {rows} images; expected one per image")
-        if not self.shortcuts or (torch.is_grad_enabled() and any(p.requires_grad for p in self._text_parameters())):
-            tokens, keys = self._text(given), None
-        else:
-            keys = tuple(self.text_identity(entry) for entry in entries)
-            tokens = self._remembered(entries, keys)
-        base = self.backbone.condition([""]).expand(len(tokens))  # SDXL's pooled text stays that of ""
-        return replace(base.with_hidden(tokens), keys=keys).expand(rows)
+        return self._texts(given, rows)
 
     def text_identity(self, entry: Any = None) -> str:
         """Hex digest of what the denoiser is told for one entry of `given`, the adapter included."""
-        adapter = "" if self.adapter is None else self._digest(*self.adapter.parameters())
-        return text_identity(self.conditioning.identity(entry), adapter)
+        return self._texts.identity(entry)
 
     def stored(self, store: TensorStore) -> StoredVPD:
         """This network behind a store of latents, and of features where the denoiser and the text are frozen."""
@@ -220,43 +205,15 @@ class VPD(nn.Module):
 
     def train(self, mode: bool = True) -> VPD:
         """As `nn.Module.train`; forgets remembered rows, as weights are exchanged between the modes (EMA)."""
-        self._memory.clear()
+        self._texts.memory.clear()
         return super().train(mode)
-
-    def _text(self, given: Sequence[Any] | None) -> Tensor:
-        tokens = self.conditioning(given)
-        return tokens if self.adapter is None else self.adapter(tokens)
-
-    def _text_parameters(self) -> Iterator[nn.Parameter]:
-        yield from self.conditioning.parameters()
-        yield from () if self.adapter is None else self.adapter.parameters()
-
-    @torch.inference_mode(False)  # remembered rows may later be part of a graph
-    @torch.no_grad()
-    def _remembered(self, entries: list[Any], keys: tuple[str, ...]) -> Tensor:
-        """Adapted tokens [len(entries), K, D]; each distinct text is computed once while the weights stay."""
-        self._forget_if_changed()
-        known = {key: self._memory.get(key, "tokens") for key in keys}
-        missing = {key: entry for key, entry in zip(keys, entries, strict=True) if known[key] is None}
-        for key, row in zip(missing, self._text(list(missing.values())) if missing else (), strict=True):
-            known[key] = row
-            self._memory.put(key, "tokens", row)
-        return torch.stack([row for key in keys if (row := known[key]) is not None])
-
-    def _forget_if_changed(self) -> None:
-        device = self.backbone.device
-        precision = (self.backbone.dtype, torch.is_autocast_enabled(device.type))
-        state = (device, precision, *(version_of(tensor) for tensor in self.parameters()))
-        if state != self._state:
-            self._memory.clear()
-            self._state = state
 
     def _enter_contexts(self, stack: ExitStack) -> None:
         recompute = self.backbone.single_token if self.single_token else nullcontext
         if self.shortcuts:
-            self._forget_if_changed()
-            stack.enter_context(self.backbone.folded_time(self._memory))
-            stack.enter_context(self.backbone.cached_text(self._memory))
+            self._texts.forget_if_changed()
+            stack.enter_context(self.backbone.folded_time(self._texts.memory))
+            stack.enter_context(self.backbone.cached_text(self._texts.memory))
         stack.enter_context(recompute())
         if self.checkpointing and torch.is_grad_enabled():
             stack.enter_context(self.backbone.checkpointed(recompute))
@@ -283,7 +240,7 @@ class VPD(nn.Module):
         return tuple(out)
 
     def _unlock(self, lora_rank: int) -> None:
-        for parameter in self._text_parameters():
+        for parameter in self._texts.parameters():
             parameter.requires_grad_(self.trained != "head")
         if self.trained in ("denoiser", "lora"):
             self._holder = OwnedBackbone(self.backbone)
