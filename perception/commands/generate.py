@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="samples of each label map, or per_label.json of `perception score` (default: 1)",
     )
     group.add_argument("--classes", help="class names by id, 'A,B,...' or a file with one a line (default: Cityscapes)")
+    group.add_argument(
+        "--ids",
+        type=comma_list,
+        default=(),
+        metavar="ID=CLASS,...",
+        help="what the ids in the label maps mean, where they are not the classes' own: 0=sky,1=building,4=ignore; "
+        "data sets are written in the classes' ids",
+    )
     crop = group.add_mutually_exclusive_group()
     crop.add_argument("--around", metavar="CLASS", help="crop around pixels of this class (default: the middle)")
     crop.add_argument(

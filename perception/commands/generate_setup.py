@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
 from perception.generation.generator import SceneGenerator
 from perception.generation.hardness import read_counts
-from perception.generation.labels import CITYSCAPES, Vocabulary
+from perception.generation.labels import CITYSCAPES, IGNORE, Vocabulary
 from perception.generation.licences import licence_of, stated_licences
 from perception.generation.options import GenerationOptions
 from perception.generation.prompts import PromptBuilder
@@ -51,6 +51,11 @@ class Setup:
         )
         settings = {
             "classes": list(self.vocabulary.names),
+            **(
+                {"ids": {str(there): here for there, here in self.vocabulary.file_ids}}
+                if self.vocabulary.file_ids
+                else {}
+            ),
             "domains": list(args.domains),
             "templates": self.prompts.templates,
             "domain_probability": self.prompts.probability,
@@ -64,7 +69,7 @@ class Setup:
 def read_setup(args: argparse.Namespace) -> Setup:
     """Check the options, then list the label maps. Raises UserError for whatever concerns the whole job."""
     options = generation_options(args)
-    vocabulary = _vocabulary(args.classes)
+    vocabulary = _with_ids(_vocabulary(args.classes), args.ids)
     own = own_templates(args.template)
     prompts = PromptBuilder(vocabulary.names, templates_of(args.domains, own), args.domain_probability)
     around = None if args.around is None else vocabulary.id_of(args.around)
@@ -91,6 +96,19 @@ def _vocabulary(classes: str | None) -> Vocabulary:
     except (OSError, ValueError) as error:
         raise UserError(f"the class names {path} cannot be read ({error}); expected a text file") from error
     return Vocabulary(tuple(name.strip() for name in names if name.strip()))
+
+
+def _with_ids(vocabulary: Vocabulary, pairs: Sequence[str]) -> Vocabulary:
+    """The vocabulary told what 'ID=CLASS' or 'ID=ignore' means in the files."""
+    found: dict[int, int] = {}
+    for pair in pairs:
+        number, separator, name = (part.strip() for part in pair.partition("="))
+        if not (separator and number.isdecimal() and int(number) < IGNORE and int(number) not in found):
+            raise UserError(
+                f"--ids has {pair!r}; expected each id of the files once, such as 0=sky,1=building,4=ignore"
+            )
+        found[int(number)] = IGNORE if name == "ignore" else vocabulary.id_of(name)
+    return replace(vocabulary, file_ids=tuple(sorted(found.items())))
 
 
 def _licences(args: argparse.Namespace) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Vocabulary:
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...] = ()  # RGB by class id; () where colours are not wanted
+    file_ids: tuple[tuple[int, int], ...] = ()  # (id in the files, class id or 255), of maps in other ids; () = as is
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE:
@@ -45,6 +46,23 @@ class Vocabulary:
     def channels(self) -> int:
         """Channels of the control tensor: one per class and one for "ignore"."""
         return len(self.names) + 1
+
+    def translated(self, labels: np.ndarray, name: str = "the label map") -> np.ndarray:
+        """A map in the ids of the files, uint8 [H, W], in the ids of the classes; 255 stays.
+
+        Raises:
+            UserError: for an id that `file_ids` does not name.
+        """
+        if not self.file_ids:
+            return labels
+        table = np.full(256, -1)
+        table[IGNORE] = IGNORE
+        for there, here in self.file_ids:
+            table[there] = here
+        wrong = [int(v) for v in np.unique(labels) if table[v] < 0]
+        if wrong:
+            raise UserError(f"{name} holds the ids {wrong[:8]}, which --ids does not name; add them, or ID=ignore")
+        return table[labels].astype(np.uint8)
 
     def id_of(self, name: str) -> int:
         """The id of a class. Raises UserError for a name that is not in the vocabulary."""

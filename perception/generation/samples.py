@@ -96,7 +96,8 @@ def _domain(domains: Sequence[str], seed: int, stem: str, repetition: int) -> st
 
 def read_label_map(path: Path, vocabulary: Vocabulary) -> np.ndarray:
     """A label map uint8 [H, W], its ids checked. Raises UserError where it is no map of these classes."""
-    return check_label_map(read_labels(path), len(vocabulary), f"the label map {path.name}")
+    name = f"the label map {path.name}"
+    return check_label_map(vocabulary.translated(read_labels(path), name), len(vocabulary), name)
 
 
 def count_labels(

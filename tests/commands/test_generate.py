@@ -216,6 +216,22 @@ def test_other_classes_templates_and_a_second_control(generate, maps, depth_cont
     assert "has no control image town/b" in reasons[1]
 
 
+def test_label_maps_in_other_ids(generate, maps, tmp_path):
+    other = tmp_path / "other"
+    (other / "town").mkdir(parents=True)
+    for path in maps.rglob("*.png"):
+        labels = np.asarray(Image.open(path))
+        renamed = np.select([labels == c for c in (0, 2, 10, 13)], [40, 41, 42, 43], 50).astype(np.uint8)
+        Image.fromarray(renamed).save(other / path.relative_to(maps))
+    ids = "40=road,41=building,42=sky,43=car,50=ignore"
+    assert generate() == 0
+    assert generate("--ids", ids, labels=other, out="other_ids") == 0
+    found, expected = ({k: v for k, v in files(tmp_path / o).items() if "/" in k} for o in ("other_ids", "out"))
+    assert found == expected
+    assert generate("--ids", ids.removesuffix(",50=ignore"), labels=other, out="few") == 1
+    assert "holds the ids [50], which --ids does not name" in manifest(tmp_path / "few")[0]["reason"]
+
+
 BAD_MAPS = {
     "colour": (np.zeros((80, 96, 3), np.uint8), "has mode RGB and shape (80, 96, 3)"),
     "small": (np.zeros((60, 96), np.uint8), "a crop of 64 x 64 does not fit"),
@@ -250,6 +266,9 @@ def test_a_bad_label_map_costs_its_line(generate, maps, tmp_path):
         (["--domains", "night,night"], "name one twice"),
         (["--template", "dawn"], "expected NAME=TEXT"),
         (["--classes", "road,sky"], "takes 20 channels, but 2 classes"),
+        (["--ids", "0=castle"], "the class 'castle' is not in the vocabulary"),
+        (["--ids", "0=sky,0=road"], "--ids has '0=road'"),
+        (["--ids", "sky=0"], "--ids has 'sky=0'"),
         (["--size", "70"], "multiples of 8 pixels"),
         (["--window", "2", "--steps", "2000"], "steps is 2000"),
         (["--rare-classes"], "--rare-classes and --count N together"),
