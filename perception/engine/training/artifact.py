@@ -38,6 +38,7 @@ Trained on the backbone `{backbone}`; a frozen diffusion backbone is not part of
 
 ```python
 from perception.engine.training.artifact import SegmentationModel
+
 labels = SegmentationModel.from_pretrained(FOLDER).predict(PIL.Image.open("street.jpg"))
 ```
 
