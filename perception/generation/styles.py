@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone
 from perception.backbones.building import build_model
-from perception.backbones.hub import download
+from perception.backbones.hub import download, is_hub_id
 from perception.backbones.loading import MINI
 from perception.backbones.unet_family import UNetDenoiser
 from perception.backbones.validation import Component, unusable
@@ -119,9 +119,7 @@ def network_folder(name: str | Path) -> Path:
     """Where a network lies: shipped with the package (`SHIPPED`), on disk, or fetched from the hub."""
     if str(name) in SHIPPED:
         return MINI.with_name(str(name))
-    path = Path(name).expanduser()
-    is_hub_id = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~"
-    return download(str(name)) if is_hub_id and not path.exists() else path
+    return download(str(name)) if is_hub_id(name) else Path(name).expanduser()
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
