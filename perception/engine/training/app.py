@@ -30,7 +30,7 @@ from perception.engine.training.config import Overrides, complete_model, load_co
 from perception.engine.training.generator_export import export_generator
 from perception.engine.training.generator_model import GeneratorModel
 from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
-from perception.engine.training.runner import Runner, distribute, use_mixed_precision
+from perception.engine.training.runner import Runner, distributed, use_mixed_precision
 from perception.engine.training.task_models import NETWORKS, TaskModel
 from perception.engine.training.tta import Views, augment_pipeline, averaging
 from perception.errors import UserError
@@ -69,14 +69,14 @@ def train(
     config.custom_hooks = [*(config.get("custom_hooks") or []), _metrics_file(config), *_HOOKS, *average]
     if amp:
         use_mixed_precision(config)
-    distribute(config)
-    preflight(config, ("train_dataloader", "val_dataloader"))
-    complete_model(config)
-    runner = Runner.from_cfg(config)
-    with _guarded(runner):
-        runner.train()
-    if is_main_process():
-        _export_best(runner, config)
+    with distributed(config):
+        preflight(config, ("train_dataloader", "val_dataloader"))
+        complete_model(config)
+        runner = Runner.from_cfg(config)
+        with _guarded(runner):
+            runner.train()
+        if is_main_process():
+            _export_best(runner, config)
     return Path(config.work_dir) / "model"
 
 
@@ -117,14 +117,14 @@ def test(
         averaging(config)
     pictures = [{"type": "perception.OverlayPictures", "folder": str(show_dir)}] if show_dir else []
     config.custom_hooks = [*(config.get("custom_hooks") or []), *pictures]
-    distribute(config)
-    runner = Runner.from_cfg(_for_testing(config))
-    _load_state(runner.model, state, weights, artifact)
-    with _guarded(runner):
-        runner.test()
-    report = evaluator_report(runner.test_evaluator)
-    if is_main_process():
-        write_atomic(Path(config.work_dir) / "test_metrics.json", json.dumps(report, indent=1).encode())
+    with distributed(config):
+        runner = Runner.from_cfg(_for_testing(config))
+        _load_state(runner.model, state, weights, artifact)
+        with _guarded(runner):
+            runner.test()
+        report = evaluator_report(runner.test_evaluator)
+        if is_main_process():
+            write_atomic(Path(config.work_dir) / "test_metrics.json", json.dumps(report, indent=1).encode())
     return report
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mmengine
@@ -44,21 +46,28 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_LOG_FILE_ONLY)
 
 
-def distribute(config: Config) -> None:
-    """Under torchrun: many processes, with NCCL on GPUs and gloo on CPUs, in place; else nothing.
+@contextmanager
+def distributed(config: Config) -> Iterator[None]:
+    """Under torchrun: one of many processes, with NCCL on GPUs and gloo on CPUs; `config` is adapted in place.
+
+    All processes leave together: one that ended while others still write would do so with threads of the process group
+    alive, which may abort it, and torchrun then kills the writer. After an error nobody waits; torchrun ends the rest.
 
     mmengine knows distributed training on accelerators alone: it asks CUDA for a device and hands DDP its number. So
     on CPUs the process group is opened here, which the Runner respects, and DDP gets no device.
     """
     if "RANK" not in os.environ:
+        yield
         return
     config.launcher = "pytorch"
-    if torch.cuda.is_available():
-        return
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
-    config.model_wrapper_cfg = on_cpu | dict(config.get("model_wrapper_cfg") or {})
+    if not torch.cuda.is_available():
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+        config.model_wrapper_cfg = on_cpu | dict(config.get("model_wrapper_cfg") or {})
+    yield
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def use_mixed_precision(config: Config) -> None:
