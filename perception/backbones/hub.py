@@ -14,6 +14,7 @@ from perception.errors import UserError
 _NEEDED = ("*.json", "*/*.txt", "*/spiece.model", "*/*.safetensors", "diffusion_pytorch_model.safetensors")
 _UNUSED = ("*non_ema*", "*openvino*", "safety_checker/*", "feature_extractor/*", "text_encoders/*")
 _CLIP = ("*.json", "merges.txt", "model*.safetensors")
+_HEAD = ("config.json", "model.safetensors")
 _HALF = ("*.fp16.*",)  # fetched only where there is nothing else: half precision is a cast away
 
 
@@ -41,6 +42,12 @@ def download_clip(name: str) -> Path:
     """The same for a CLIP model in transformers layout; raises as `download`."""
     with _explained(name):
         return _snapshot(name, _CLIP, _HALF)
+
+
+def download_head(name: str) -> Path:
+    """The same for a head trained by this toolkit; raises as `download`."""
+    with _explained(name):
+        return _snapshot(name, _HEAD, ())
 
 
 @contextmanager

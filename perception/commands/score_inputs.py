@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from perception.backbones.hub import download_head, is_hub_id
 from perception.commands.models import Artifact, check_classes, load_semantic, place, read_artifact
 from perception.commands.score_job import ReferenceFiles, ScoreFiles
 from perception.commands.score_pairs import FilePair, Labelled, WorldScene, file_pairs, set_classes, set_pairs
@@ -18,8 +19,6 @@ from perception.engine.items import Item
 from perception.errors import UserError
 from perception.metrics.component_recall import OBJECTS, ComponentRecall
 from perception.segmentation.consistency import ConsistencyPredictor, loss_limits
-
-_HEAD_FILES = ("config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -101,27 +100,14 @@ def read_setup(args: argparse.Namespace) -> Setup:
 
 def _head(model: Path | None) -> Artifact:
     """The artifact of a semantic head: the shipped one, a folder, or owner/name of the hub."""
-    if model is not None and not model.expanduser().exists() and len(model.parts) == 2 and not model.is_absolute():
-        model = _from_hub(model.as_posix())
+    if model is not None and is_hub_id(model.as_posix()):
+        model = download_head(model.as_posix())
     artifact = read_artifact(model, "semantic")
     if artifact.task != "semantic":
         raise UserError(
             f"{artifact.folder} is a {artifact.task} model, which labels no classes; name a semantic head with --model."
         )
     return artifact
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HEAD_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"{name} is no folder, and the hub does not give it ({type(error).__name__}); --model takes the "
-            "folder of a trained model, such as WORK_DIR/model, or a hub id."
-        ) from error
 
 
 def _check_vocabulary(artifact: Artifact, wanted: Sequence[str] | None) -> None:

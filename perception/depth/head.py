@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import gcd
 
 import torch
@@ -47,8 +48,8 @@ class DepthHead(nn.Module):
             nn.Conv2d(sum(channels), fusion_channels, 1), _group_norm(fusion_channels), nn.ReLU()
         )
         widths = [fusion_channels, *num_filters]
-        pairs = zip(widths, widths[1:], deconv_kernels, strict=False)
-        self.deconvolutions = nn.Sequential(*(layer for pair in pairs for layer in _deconvolution(*pair)))
+        stages = zip(pairwise(widths), deconv_kernels, strict=True)
+        self.deconvolutions = nn.Sequential(*(layer for pair, side in stages for layer in _deconvolution(*pair, side)))
         self.refine = nn.Sequential(
             nn.Conv2d(widths[-1], decoder_channels, 3, padding=1), nn.BatchNorm2d(decoder_channels), nn.ReLU()
         )

@@ -71,8 +71,8 @@ class ScenePlanner:
         large = (options.large_size[0] // stride, options.large_size[1] // stride)
         denoiser = sum(self._count("denoiser", part.window) * part.denoiser_rows for part in passes)
         control = sum(self._count("control", part.window) * part.control_rows for part in passes)
-        for base, part in zip((True, False), passes, strict=False):
-            size = large if moves(options, base) else part.window
+        for number, part in enumerate(passes):
+            size = large if moves(options, base=number == 0) else part.window
             control += self._count("embedding", size) * part.embedded
         coder = self._count("decoder", options.size)
         if len(passes) > 1:

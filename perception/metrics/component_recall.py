@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class ComponentRecall:
         """Names of the buckets: '<64', '64-255', ..., '>=4096'."""
         if not self.areas:
             return ("all",)
-        inner = [f"{low}-{high - 1}" for low, high in zip(self.areas, self.areas[1:], strict=False)]
+        inner = [f"{low}-{high - 1}" for low, high in pairwise(self.areas)]
         return (f"<{self.areas[0]}", *inner, f">={self.areas[-1]}")
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from perception.backbones import hub
 from perception.commands.main import main
 from perception.data.world import CLASSES, PALETTE, render_scene
 from perception.segmentation.consistency import ConsistencyPredictor
@@ -333,6 +334,21 @@ def test_heads_that_do_not_fit(score, generated, tmp_path, capsys):
     (three / "config.json").write_text('{"task": "depth"}')
     assert score(model=three) == 2
     assert "is a depth model, which labels no classes" in complaint(capsys)
+
+
+def test_heads_of_the_hub(score, head, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: asked.append(name) or str(head))
+    assert score(model="owner/head", out="hub") == score(out="folder") == 0
+    assert asked == ["owner/head"]
+    assert lines(tmp_path / "hub" / "manifest.jsonl") == lines(tmp_path / "folder" / "manifest.jsonl")
+
+    def absent(name, **options):
+        raise hub.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", absent)
+    assert score(model="owner/head") == 2
+    assert "'owner/head' is neither a local folder nor in the local hub cache" in complaint(capsys)
 
 
 def test_folders_without_samples(score, tmp_path, capsys):
