@@ -113,7 +113,8 @@ class Screening:
             tree = rows * len(self.medoids.blocks[0])
         if self.small is not None:
             alive = self.small.rule.most_alive(self.most_rows())
-            small = sum(k * len(block) for k, block in zip(alive, self.small.blocks, strict=False))
+            blocks = self.small.blocks  # the first ones of the rule
+            small = sum(k * len(block) for k, block in zip(alive[: len(blocks)], blocks, strict=True))
         return tree, small
 
     def _of(self, classes: Sequence[int]) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ def distributed(config: Config) -> Iterator[None]:
 
     All processes leave together: one that ended while others still write would do so with threads of the process group
     alive, which may abort it, and torchrun then kills the writer. After an error nobody waits; torchrun ends the rest.
+    A process group that was open before stays open.
 
     mmengine knows distributed training on accelerators alone: it asks CUDA for a device and hands DDP its number. So
     on CPUs the process group is opened here, which the Runner respects, and DDP gets no device.
@@ -60,14 +61,16 @@ def distributed(config: Config) -> Iterator[None]:
         yield
         return
     config.launcher = "pytorch"
+    opened_here = not torch.distributed.is_initialized()
     if not torch.cuda.is_available():
-        if not torch.distributed.is_initialized():
+        if opened_here:
             torch.distributed.init_process_group("gloo")
         on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
         config.model_wrapper_cfg = on_cpu | dict(config.get("model_wrapper_cfg") or {})
     yield
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    if opened_here:
+        torch.distributed.destroy_process_group()
 
 
 def use_mixed_precision(config: Config) -> None:
