@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from perception.classification.table import ErrorTable
 from perception.errors import UserError
 
 COMPLETE, SEPARATED, SPENT = "grid completed", "one class left", "budget spent"
-FEWEST = 8  # samples before the first decision: the spread of fewer is a guess
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class RacingRule(ABC):
     samples: int = 250  # evenly spaced timesteps of the whole grid
     trials: int = 1  # noises per timestep: the grid is walked once per trial
     budget: int | None = None  # most denoiser evaluations per image; None: as many as the whole grid takes
-    first: int = FEWEST  # samples of every candidate before the first decision
-    block: int = 5  # samples between decisions
+    first: int = 8  # samples of every candidate before the first decision
+    block: int = 2  # samples between decisions
     group: int = field(default=1, repr=False)  # trials that count as one sample: 2 for antithetic noise
+    fewest: ClassVar[int] = 8  # samples that are judged: the spread of fewer is a guess
 
     def __post_init__(self) -> None:
         if min(self.samples, self.trials, self.block) < 1:
             raise UserError(f"samples {self.samples}, trials {self.trials} and block {self.block} must be 1 or more")
-        if self.first < FEWEST:
-            raise UserError(f"a first block of {self.first} samples is too short to judge; give {FEWEST} or more")
+        if self.first < self.fewest:
+            raise UserError(f"a first block of {self.first} samples is too short to judge; give {self.fewest} or more")
         check_group(self.group, self.trials, self.first, self.block)
 
     @property
@@ -93,7 +94,7 @@ class RacingRule(ABC):
 
     def _survivors(self, table: ErrorTable, n: int) -> tuple[int, ...]:
         leader, *others = table.ranked(table.alive)
-        if not others or n // self.group < FEWEST or n == self.total:  # on the whole grid the mean decides
+        if not others or n // self.group < self.fewest or n == self.total:  # on the whole grid the mean decides
             return (leader, *others)
         gaps = table.gaps(leader, others)
         leave = (self.behind(gaps, self.total // self.group) | identical(gaps)).tolist()
@@ -116,16 +117,18 @@ class PairedT(RacingRule):
     With n of M samples seen, the t statistic the pair will have on the whole grid is normal around t_n sqrt(M/n) with
     variance M/n - 1. A rival leaves when the probability that it ends below -doubt is less than 1 - confidence, i.e.
     when t_n > q sqrt(1 - n/M) - doubt sqrt(n/M), q the quantile of Student's t with n - 1 degrees of freedom. With
-    doubt 0 any other decision than the whole grid's counts as an error; with 1.96 only one that the grid itself
-    would be sure of (two-sided 5 %), which ends the duels that no grid decides.
+    doubt 0 any other decision than the whole grid's counts as an error; with 1.645 only one that the grid itself
+    would be sure of (one-sided 5 %), which ends the duels that no grid decides.
 
     The confidence is that of one comparison at one look, not of the whole race: looking again after each block and
     having many rivals err more often. ConfidenceSequence bounds the looks; `tools/replay.py` measures either.
     """
 
+    first: int = 4
     confidence: float = 0.99  # of each comparison
-    doubt: float = 1.96  # standard errors of the whole grid's own decision
+    doubt: float = 1.645  # standard errors of the whole grid's own decision
     name = "paired_t"
+    fewest: ClassVar[int] = 4  # Student's t allows for a spread guessed from few
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -94,17 +94,16 @@ def chosen_rule(args: argparse.Namespace, preset: Preset | None, rows: int) -> S
 
 
 def _race(args: argparse.Namespace, method: str, samples: int, trials: int, group: int) -> StoppingRule:
-    from perception.classification.racing import FEWEST, ConfidenceSequence, PairedT, SuccessiveHalving
+    from perception.classification.racing import ConfidenceSequence, PairedT, RacingRule, SuccessiveHalving
 
-    confidence = CONFIDENCE if args.confidence is None else args.confidence
-    first, block = (FEWEST, 5) if group == 1 else (FEWEST * group, 3 * group)
-    common = (samples, trials, args.budget, first, block, group)
-    if method == "successive_halving":
-        return SuccessiveHalving(*common)
-    if method == "confseq":
-        return ConfidenceSequence(*common, confidence=confidence)
-    doubt = 0.0 if method == "paired_t" else PairedT.doubt
-    return PairedT(*common, confidence=confidence, doubt=doubt)
+    kinds: dict[str, type[RacingRule]] = {"successive_halving": SuccessiveHalving, "confseq": ConfidenceSequence}
+    kind = kinds.get(method, PairedT)
+    own = {} if method == "successive_halving" else {"confidence": CONFIDENCE}
+    if args.confidence is not None:
+        own["confidence"] = args.confidence
+    if method == "paired_t":
+        own["doubt"] = 0.0
+    return kind(samples, trials, args.budget, kind.first * group, kind.block * group, group, **own)
 
 
 def _refuse_foreign(args: argparse.Namespace, method: str) -> None:

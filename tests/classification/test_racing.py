@@ -79,7 +79,7 @@ def test_a_paired_t_test_drops_at_its_textbook_limit():
     statistic = stats.ttest_rel(errors[1, :n].double(), errors[0, :n].double()).statistic
     before = stats.ttest_rel(errors[1, : n - 1].double(), errors[0, : n - 1].double()).statistic
     assert statistic > stats.t.ppf(0.99, n - 1) * math.sqrt(1 - n / 1000)
-    assert n == 8 or before <= stats.t.ppf(0.99, n - 2) * math.sqrt(1 - (n - 1) / 1000)
+    assert n == PairedT.first or before <= stats.t.ppf(0.99, n - 2) * math.sqrt(1 - (n - 1) / 1000)
 
 
 def test_few_races_of_equals_end_against_what_the_grid_is_sure_of():
@@ -92,7 +92,7 @@ def test_few_races_of_equals_end_against_what_the_grid_is_sure_of():
         if abs(grid_t) > 1.96:
             sure += 1
             wrong += table.alive[0] != int(grid_t < 0)
-    assert sure >= 8
+    assert sure >= PairedT.first
     assert wrong <= 3
 
 
@@ -156,7 +156,7 @@ def test_gaps_without_spread_are_decided_by_their_sign(rule):
     errors = (errors * 64).round() / 64  # the difference is 0.5 in every sample
     table, _ = race(rule(50), errors)
     assert table.alive == (1,)
-    assert table.counts == [8, 8]
+    assert table.counts == [rule.first, rule.first]
 
 
 def test_at_the_end_of_the_grid_the_mean_decides_among_those_left():
@@ -168,7 +168,7 @@ def test_at_the_end_of_the_grid_the_mean_decides_among_those_left():
 
 
 def test_grids_shorter_than_a_first_block_run_to_their_end():
-    table, stop = race(PairedT(5), errors_of(3, gap=50.0, samples=5))
+    table, stop = race(ConfidenceSequence(5), errors_of(3, gap=50.0, samples=5))
     assert (stop, table.counts, table.alive[0]) == ("grid completed", [5, 5, 5], 0)
 
 
@@ -191,13 +191,14 @@ def test_t_quantile_is_students():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: PairedT(0), "samples 0, trials 1 and block 5 must be 1 or more"),
-        (lambda: PairedT(first=7), "a first block of 7 samples is too short to judge; give 8 or more"),
+        (lambda: PairedT(0), "samples 0, trials 1 and block 2 must be 1 or more"),
+        (lambda: PairedT(first=3), "a first block of 3 samples is too short to judge; give 4 or more"),
+        (lambda: ConfidenceSequence(first=7), "a first block of 7 samples is too short to judge; give 8 or more"),
         (lambda: PairedT(confidence=1.0), "a confidence of 1.0 is not between 0.5 and 1"),
         (lambda: PairedT(doubt=-1.0), "a doubt of -1.0 standard errors is negative"),
         (lambda: ConfidenceSequence(confidence=0.4), "not between 0.5 and 1"),
         (lambda: SuccessiveHalving(eta=1), "eta 1 would keep everybody; give 2 or more"),
-        (lambda: PairedT(budget=79).most_alive(10), "a budget of 79 .* give 80 or more"),
+        (lambda: PairedT(budget=39).most_alive(10), "a budget of 39 .* give 40 or more"),
         (lambda: PairedT(1001).blocks(1000), "1001 timesteps per candidate do not fit"),
     ],
 )
@@ -231,4 +232,4 @@ def test_pairs_that_a_block_would_cut_are_refused(rule):
     with pytest.raises(UserError, match="groups of 2 trials at one timestep, which 1,16,6 cannot hold"):
         rule(20, 1, first=16, block=6, group=2)
     with pytest.raises(UserError, match="which 2,16,5 cannot hold; give multiples of 2"):
-        rule(20, 2, first=16, group=2)
+        rule(20, 2, first=16, block=5, group=2)

@@ -51,7 +51,7 @@ def test_templates_of_one_class_do_not_rival_each_other():
     class_id, lead = whole_grid(recorded(errors, classes=(0, 0, 1)))
     assert class_id == 0
     assert lead > 10
-    assert replay(PairedT(), recorded(errors, classes=(0, 0, 1))).evaluations == 3 * 8
+    assert replay(PairedT(), recorded(errors, classes=(0, 0, 1))).evaluations == 3 * PairedT.first
 
 
 def test_what_was_not_recorded_is_refused():

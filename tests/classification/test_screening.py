@@ -83,7 +83,7 @@ def test_both_rounds_and_a_race(tiny_backbone, latents, small):
     classifier = DiffusionClassifier(tiny_backbone, CLASSES, PairedT(20), screens=screens)
     (result,) = classifier.classify_latents(latents[:1], ["a"], small=small[:1])
     assert result.screened.tree_evaluations == 3 * 2
-    assert result.screened.small_evaluations == 4 * 8
+    assert 4 * PairedT.first <= result.screened.small_evaluations <= 4 * 8
     assert set(result.screened.starters) <= set(range(9)) and 2 <= len(result.screened.starters) <= 4
     assert result.margin is not None
 

@@ -105,7 +105,7 @@ def test_racing_is_the_default_and_reports_itself(run, folder, tmp_path):
     assert record["stop"] in ("one class left", "grid completed")
     assert record["survivors"][0] == record["prompt"]
     assert record["evaluations"] == sum(record["samples"].values()) <= 3 * 20
-    assert max(record["samples"].values()) == record["samples"][record["prompt"]] == 8 + 5 * (record["rounds"] - 1)
+    assert max(record["samples"].values()) == record["samples"][record["prompt"]] == 4 + 2 * (record["rounds"] - 1)
 
     run(image, "--classes", "cat,dog,bird", "--samples", "20", "--budget", "24", out=tmp_path / "short", stages=())
     (record,) = _records(tmp_path / "short")
@@ -216,7 +216,7 @@ def test_bad_input_gets_one_sentence(run, folder, monkeypatch, arguments, senten
     [
         (("--samples", "2,4"), "--samples of --method racing is one number, such as --samples 4"),
         (("--confidence", "1"), "a confidence of 1.0 is not between 0.5 and 1"),
-        (("--budget", "10"), "a budget of 10 evaluations per image is less than the first 8 samples of 2 candidates"),
+        (("--budget", "6"), "a budget of 6 evaluations per image is less than the first 4 samples of 2 candidates"),
         (("--method", "successive_halving", "--confidence", "0.9"), "--confidence has no meaning"),
         (("--method", "exhaustive", "--budget", "100"), "--budget has no meaning for --method exhaustive"),
     ],

@@ -143,7 +143,7 @@ def test_antithetic_noise(run, folder, tmp_path, method):
         assert status == 0
     assert _record(tmp_path / "one") == _record(tmp_path / "two")
     most = max(_record(tmp_path / "one")["samples"].values())
-    assert most == {"racing": 16 if most < 20 else 20, "fixed": 8, "exhaustive": 8}[method]
+    assert most in {"racing": range(8, 21, 4), "fixed": (8,), "exhaustive": (8,)}[method]
 
 
 @pytest.mark.parametrize(
