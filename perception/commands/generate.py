@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from perception.commands.common import add_backbone_arguments, add_job_arguments, comma_list, job_options, positive_int
-from perception.commands.generate_options import add_option_arguments
+from perception.commands.generate_options import add_option_arguments, comma_floats
 from perception.errors import UserError
 
 SUMMARY = "make a labelled data set of street scenes from label maps"
@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID=CLASS,...",
         help="what the ids in the label maps mean, where they are not the classes' own: 0=sky,1=building,4=ignore; "
         "data sets are written in the classes' ids",
+    )
+    group.add_argument(
+        "--resize",
+        type=comma_floats,
+        default=(1.0,),
+        metavar="R,R",
+        help="of whole label maps before they are cropped; one factor is drawn per sample (default: 1)",
     )
     crop = group.add_mutually_exclusive_group()
     crop.add_argument("--around", metavar="CLASS", help="crop around pixels of this class (default: the middle)")

@@ -84,7 +84,8 @@ class SceneFiles:
             "source": sample.source,
             "repetition": sample.repetition,
             "class": self._class(sample),
-            "box": list(scene.box),  # x1, y1, x2, y2 in the source map
+            "resize": scene.resize,
+            "box": list(scene.box),  # x1, y1, x2, y2 in the source map, resized
             "size": list(made.labels.shape),
             "prompt": scene.prompt.text,
             "domain": scene.prompt.domain,

@@ -24,6 +24,7 @@ from perception.generation.options import GenerationOptions
 from perception.generation.prompts import PromptBuilder
 from perception.generation.samples import Sample, count_labels, label_files, plan_samples, rare_labels
 from perception.generation.sampling import LabelCounts, read_statistics
+from perception.generation.scenes import check_resize
 from perception.generation.styles import SHIPPED
 
 
@@ -47,7 +48,13 @@ class Setup:
         """The predictor, with its models loaded."""
         args = self.args
         generator = SceneGenerator(
-            load_backbone_from(args), args.control, self.options, self.vocabulary, self.prompts, rows=args.rows
+            load_backbone_from(args),
+            args.control,
+            self.options,
+            self.vocabulary,
+            self.prompts,
+            resize=args.resize,
+            rows=args.rows,
         )
         settings = {
             "classes": list(self.vocabulary.names),
@@ -56,6 +63,7 @@ class Setup:
                 if self.vocabulary.file_ids
                 else {}
             ),
+            **({} if args.resize == (1.0,) else {"resize": list(args.resize)}),
             "domains": list(args.domains),
             "templates": self.prompts.templates,
             "domain_probability": self.prompts.probability,
@@ -69,6 +77,7 @@ class Setup:
 def read_setup(args: argparse.Namespace) -> Setup:
     """Check the options, then list the label maps. Raises UserError for whatever concerns the whole job."""
     options = generation_options(args)
+    check_resize(args.resize)
     vocabulary = _with_ids(_vocabulary(args.classes), args.ids)
     own = own_templates(args.template)
     prompts = PromptBuilder(vocabulary.names, templates_of(args.domains, own), args.domain_probability)

@@ -74,7 +74,7 @@ def check_fits(shape: tuple[int, ...], size: Size) -> None:
     if shape[0] < size[0] or shape[1] < size[1]:
         raise UserError(
             f"the label map is {shape[1]} x {shape[0]} pixels and a crop of {size[1]} x {size[0]} does not fit; "
-            "choose a smaller crop or a larger map"
+            "choose a smaller crop, larger maps, or resize them (--resize 2)"
         )
 
 

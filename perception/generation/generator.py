@@ -57,6 +57,7 @@ class SceneGenerator:
         vocabulary: Vocabulary = CITYSCAPES,
         prompts: PromptBuilder | None = None,
         *,
+        resize: Sequence[float] = (1.0,),  # of whole label maps before the crop, one drawn per sample
         rows: int = 16,  # per call of the denoiser
         dtype: torch.dtype | str = "float32",  # where the backbone is a name
         device: str | torch.device | None = None,  # where the backbone is a name
@@ -72,7 +73,7 @@ class SceneGenerator:
                 f'"ignore" make {vocabulary.channels}; use a control network trained on this vocabulary'
             )
         self.options, self.vocabulary = options, vocabulary
-        self.composer = SceneComposer(options, vocabulary, prompts)
+        self.composer = SceneComposer(options, vocabulary, prompts, resize)
         self.backbone = backbone
         self.fusion = LatentFusion(self.denoiser, options, rows)
         self.model = {
@@ -142,6 +143,7 @@ class SceneGenerator:
         return {
             "sample_id": scene.sample_id,
             "seed": scene.seed,
+            "resize": scene.resize,
             "box": list(scene.box),
             "prompt": scene.prompt.text,
             "domain": scene.prompt.domain,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image
 
 from perception.errors import UserError
 from perception.generation.components import large_components
@@ -23,25 +25,33 @@ class Scene:
 
     labels: np.ndarray  # uint8 [H, W]: class ids of the crop, 255 ignored
     prompt: Prompt
-    box: Box  # of the crop in the source map
+    box: Box  # of the crop in the source map, resized
     held: np.ndarray  # bool [H, W]: held on the first pass
     seed: int
     sample_id: str
     others: tuple[np.ndarray, ...] = field(default=())  # control images float [C, H, W] of further control networks
+    resize: float = 1.0  # of the source map, before the crop
 
 
 class SceneComposer:
-    """Label maps to scenes; what it decides is a function of (label map, class, domain, seed, sample id) alone."""
+    """Label maps to scenes; what it decides is a function of (label map, class, domain, seed, sample id) alone.
+
+    Raises:
+        UserError: a resize factor that is not above 0.
+    """
 
     def __init__(
         self,
         options: GenerationOptions,
         vocabulary: Vocabulary = CITYSCAPES,
         prompts: PromptBuilder | None = None,  # None: the reference's weather prompts
+        resize: Sequence[float] = (1.0,),  # factors of the whole map before the crop, one drawn per sample
     ) -> None:
+        check_resize(resize)
         self.options = options
         self.vocabulary = vocabulary
         self.prompts = prompts or PromptBuilder(vocabulary.names)
+        self.resize = tuple(resize)
 
     def __call__(
         self,
@@ -65,7 +75,7 @@ class SceneComposer:
     def compose(
         self,
         labels: np.ndarray,
-        draw: Below,  # which pixel of the class
+        draw: Below,  # which of several resize factors, then which pixel of the class
         weather: Draws,  # the domain
         label: int | None,
         domain: str | None,
@@ -81,6 +91,8 @@ class SceneComposer:
                     f"a control image has the shape {list(image.shape)} beside a label map of {list(labels.shape)}; "
                     "expected [channels, height, width] of the same size"
                 )
+        factor = self.resize[draw(len(self.resize)) if len(self.resize) > 1 else 0]
+        labels, *others = (resized(array, factor) for array in (labels, *others))
         size = self.options.size
         box = centre_box(labels.shape, size) if label is None else class_box(labels, label, size, draw)
         crop = np.ascontiguousarray(cut(labels, box))
@@ -93,7 +105,27 @@ class SceneComposer:
             seed=seed,
             sample_id=sample_id,
             others=tuple(image[:, top:bottom, left:right] for image in others),
+            resize=factor,
         )
+
+
+def resized(array: np.ndarray, factor: float) -> np.ndarray:
+    """Label ids [H, W] or control images [C, H, W] at int(side x factor), at least one, by the nearest pixel.
+
+    Nearest for control images too, so that depth or edges stay what the label map says.
+    """
+    if factor == 1:
+        return array
+    height, width = (max(1, int(side * factor)) for side in array.shape[-2:])
+    planes = array.reshape(-1, *array.shape[-2:])
+    large = [Image.fromarray(plane).resize((width, height), Image.Resampling.NEAREST) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in large]).reshape(*array.shape[:-2], height, width)
+
+
+def check_resize(factors: Sequence[float]) -> None:
+    """UserError unless label maps can be resized by each of the factors."""
+    if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise UserError(f"the label maps are to be resized by {list(factors)}; expected factors above 0, such as 0.5")
 
 
 def layout_stream(seed: int, sample_id: str) -> np.random.Generator:

@@ -193,6 +193,20 @@ def test_rare_classes_choose_maps_and_crops(generate, maps, tmp_path, capsys):
     assert generate(*options, out="wrong") == 2 and "not below --labels" in reason(capsys)
 
 
+def test_resized_label_maps(generate, maps, tmp_path, capsys):
+    assert generate("--resize", "1.25,2", "--per-label", "3", "--around", "car") == 0
+    lines = manifest(tmp_path / "out")
+    assert {line["resize"] for line in lines} == {1.25, 2.0}
+    for line in lines:
+        with Image.open(maps / line["source"]) as source:
+            large = source.resize((int(96 * line["resize"]), int(80 * line["resize"])), Image.Resampling.NEAREST)
+        assert np.array_equal(
+            np.asarray(Image.open(tmp_path / "out" / line["output"][1])), np.asarray(large.crop(line["box"]))
+        )
+    assert generate("--resize", "0.5", out="small") == 1
+    assert "48 x 40 pixels and a crop of 64 x 64 does not fit" in manifest(tmp_path / "small")[0]["reason"]
+
+
 def test_other_classes_templates_and_a_second_control(generate, maps, depth_control, tiny_backbone, tmp_path, capsys):
     names = ",".join(f"thing {i}" for i in range(19))
     (tmp_path / "depth" / "town").mkdir(parents=True)
@@ -269,6 +283,7 @@ def test_a_bad_label_map_costs_its_line(generate, maps, tmp_path):
         (["--ids", "0=castle"], "the class 'castle' is not in the vocabulary"),
         (["--ids", "0=sky,0=road"], "--ids has '0=road'"),
         (["--ids", "sky=0"], "--ids has 'sky=0'"),
+        (["--resize", "1,0"], "resized by [1.0, 0.0]; expected factors above 0"),
         (["--size", "70"], "multiples of 8 pixels"),
         (["--window", "2", "--steps", "2000"], "steps is 2000"),
         (["--rare-classes"], "--rare-classes and --count N together"),

@@ -27,7 +27,7 @@ from perception.generation import (
     with_denoiser,
 )
 from perception.generation.plan import pass_cost
-from perception.generation.scenes import Scene, noise_stream
+from perception.generation.scenes import Scene, noise_stream, resized
 
 Options = Callable[..., GenerationOptions]
 
@@ -94,6 +94,14 @@ def test_depth_beside_the_labels(
     assert generator([scene])[0].image.size == (96, 64)
     with pytest.raises(UserError, match="expected \\[channels, height, width\\] of the same size"):
         generator.composer(street, seed=0, sample_id="a", others=[depth[:, :5]])
+
+
+def test_control_images_are_resized_as_the_labels() -> None:
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert resized(labels, 1.0) is labels
+    assert resized(labels, 0.5).tolist() == [[5, 7]]
+    large = resized(labels[None].astype(np.float32), 2.0)
+    assert np.array_equal(large[0], labels.repeat(2, 0).repeat(2, 1))
 
 
 def test_wrong_networks(tiny_backbone: DiffusionBackbone, control: nn.Module, small: Options) -> None:
