@@ -8,6 +8,7 @@ python tools/replay.py runs/objects_grid --stages 25,250 --keep 5,1 --confidence
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         reference = reference or row.evaluations
         print(
             f"{name:<28} {row.evaluations:11.1f} {'1/%.1f' % (reference / row.evaluations):>9} {row.most:6d} "
-            f"{row.accuracy:9.2%} {row.agreement:8.2%} {row.agreement_all:10.2%}",
+            f"{shown(row.accuracy):>9} {shown(row.agreement):>8} {shown(row.agreement_all):>10}",
             flush=True,
         )
+
+
+def shown(share: float) -> str:
+    """A share in percent; a dash where nothing counts, such as the accuracy of images whose class is not known."""
+    return "-" if math.isnan(share) else f"{share:.2%}"
 
 
 def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRule]]:
