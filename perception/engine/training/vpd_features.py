@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import timm
+import torch
 from mmengine.model import BaseModule
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone, load_backbone
@@ -57,6 +60,7 @@ class VPDFeatures(BaseModule):
         shortcuts: bool = True,
         dtype: str = "float32",  # of the frozen weights; the maps are float32
         random_init_seed: int | None = None,  # random weights instead of trained ones: the control experiment
+        side: str | None = None,  # timm model trained from scratch beside it, e.g. "resnet18" (Side-Tuning)
         standardize: bool = False,  # mean 0, variance 1 per channel (BatchNorm without weights): maps count as features
         store: str | None = None,  # folder of computed features (train="head") or latents; the second epoch reads it
         init_cfg: dict[str, Any] | None = None,
@@ -87,11 +91,14 @@ class VPDFeatures(BaseModule):
             checkpointing=checkpointing,
             shortcuts=shortcuts,
         )
-        self.channels, self.strides = self.vpd.channels, self.vpd.strides
         self.features = StoredFeatures(self.vpd, open_store(store))
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(width, affine=False) if standardize else nn.Identity() for width in self.channels
+            nn.BatchNorm2d(width, affine=False) if standardize else nn.Identity() for width in self.vpd.channels
         )
+        self.strides = self.vpd.strides
+        self.side = None if side is None else SideNetwork(side, self.strides)
+        extra = (0,) * len(self.strides) if self.side is None else self.side.channels
+        self.channels = tuple(map(sum, zip(self.vpd.channels, extra, strict=True)))
         self.given: Sequence[Any] | None = None  # captions of the batch, while `PromptedSegmentor` runs
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -102,11 +109,46 @@ class VPDFeatures(BaseModule):
                 " model and perception.ReadCaption in the pipeline (configs/README.md)"
             )
         maps = self.features(images, self.given)
-        return tuple(norm(value) for norm, value in zip(self.norms, maps, strict=True))
+        maps = tuple(norm(value) for norm, value in zip(self.norms, maps, strict=True))
+        return maps if self.side is None else self.side(images, maps)
 
     def flush_store(self) -> None:
         """Write what the store still holds in memory."""
         self.features.flush()
+
+
+class SideNetwork(nn.Module):
+    """A small encoder trained beside the frozen one, of the detail that it drops (Side-Tuning, Zhang et al. 2020).
+
+    Raises:
+        UserError: a model that timm does not have, or one without a map at any of the strides.
+    """
+
+    def __init__(self, name: str, strides: Sequence[int]) -> None:  # timm model; strides of the pyramid, in pixels
+        super().__init__()
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "resnet18"
+            raise UserError(f"side is {name!r}, which timm does not have; expected a model such as {near}")
+        found = _levels(timm.create_model(name, features_only=True)).reduction()
+        last = {stride: level for level, stride in enumerate(found)}
+        levels = {level: strides.index(stride) for stride, level in last.items() if stride in strides}
+        if not levels:
+            raise UserError(f"side {name!r} has maps at strides {found}, none of the pyramid's {list(strides)}")
+        self.encoder = timm.create_model(name, features_only=True, out_indices=list(levels))
+        self._levels = tuple(levels.values())  # of the pyramid, that the encoder's maps join
+        widths = dict(zip(self._levels, _levels(self.encoder).channels(), strict=True))
+        self.channels = tuple(widths.get(level, 0) for level in range(len(strides)))
+
+    def forward(self, images: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps [B, C, h, w] with those of RGB images [B, 3, H, W] in [0, 1] appended where the strides are equal."""
+        joined = list(maps)
+        for level, value in zip(self._levels, self.encoder(images), strict=True):
+            joined[level] = torch.cat([joined[level], value], dim=1)
+        return tuple(joined)
+
+
+def _levels(encoder: nn.Module) -> FeatureInfo:
+    return cast(FeatureInfo, encoder.feature_info)
 
 
 class StoredFeatures:

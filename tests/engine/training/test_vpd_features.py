@@ -110,6 +110,22 @@ def test_standardized_maps_weigh_the_same(tiny_sd):
     assert not list(module.parameters())
 
 
+def test_a_side_network_is_trained_beside_the_stored_features(tiny_sd, tmp_path, calls):
+    options = {"names": NAMES, "standardize": True, "store": str(tmp_path)}
+    module = VPDFeatures(tiny_sd, **options, side="resnet18").train()
+    plain = VPDFeatures(tiny_sd, **options)
+    assert [a - b for a, b in zip(module.channels, plain.channels, strict=True)] == [128, 256, 512, 0]
+    for _ in range(2):
+        maps = module(_images())
+        assert tuple(value.shape[1] for value in maps) == module.channels
+        sum(value.sum() for value in maps).backward()
+    assert calls == [2, 2]
+    module.flush_store()
+    for before, value in zip(plain.train()(_images()), maps, strict=True):
+        assert torch.equal(before, value[:, : before.shape[1]])
+    assert all(name.startswith("side.") and p.grad is not None for name, p in module.named_parameters())
+
+
 def test_copies_share_the_frozen_backbone(tiny_sd, tmp_path):
     module = VPDFeatures(tiny_sd, names=NAMES, adapter=True, train="text", store=str(tmp_path))
     twin = copy.deepcopy(module)
@@ -143,6 +159,8 @@ def test_channels_reach_neck_and_head(tiny_sd):
         ({"names": NAMES, "timestep": 5000}, "5000"),
         ({"names": NAMES, "map_strides": (8, 16, 64)}, "map_strides is"),
         ({"conditioning": "sentences"}, "conditioning 'sentences' is unknown"),
+        ({"names": NAMES, "side": "resnet"}, "side is 'resnet', which timm does not have; expected a model such as"),
+        ({"names": NAMES, "side": "vit_small_patch14_dinov2"}, "has maps at strides .14, .*, none of the pyramid's"),
     ],
 )
 def test_bad_arguments(tiny_sd, options, sentence):
