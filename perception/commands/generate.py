@@ -82,7 +82,7 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=TEXT",
-        help="how a domain is put into words, with {names} for the classes; repeat for several",
+        help="how a domain is put into words, {names} stands for the classes and may be left out; repeat for several",
     )
     group.add_argument(
         "--domain-probability", type=float, default=0.5, metavar="P", help="without --domains (default: 0.5)"

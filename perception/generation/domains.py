@@ -24,13 +24,17 @@ DOMAIN_TEMPLATES: Mapping[str, str] = MappingProxyType(
 
 
 def own_templates(texts: Iterable[str]) -> dict[str, str]:
-    """'NAME=TEXT with {names}' -> {name: text}. Raises UserError for another form, or a name given twice."""
+    """'NAME=TEXT', where {names} may stand for the class names -> {name: text}.
+
+    Raises:
+        UserError: for another form, or a name given twice.
+    """
     templates: dict[str, str] = {}
     for text in texts:
-        name, separator, template = (part.strip() for part in text.partition("="))
-        if not name or not separator or "{names}" not in template:
+        name, _, template = (part.strip() for part in text.partition("="))
+        if not name or not template:
             raise UserError(
-                f"the template {text!r} is not usable; expected NAME=TEXT with {{names}} where the class names go, "
+                f"the template {text!r} is not usable; expected NAME=TEXT, with {{names}} where the class names go, "
                 'such as "dawn=A street with {names} at dawn."'
             )
         if name in (*templates, NONE):

@@ -9,6 +9,7 @@ import torch
 from perception.errors import UserError
 from perception.generation.components import large_components, mask_on_latents, small_components
 from perception.generation.crops import below, centre_box, class_box, cut, random_box, reference_below
+from perception.generation.domains import own_templates, templates_of
 from perception.generation.labels import (
     CITYSCAPES,
     Vocabulary,
@@ -74,6 +75,16 @@ def test_prompt_errors(street: np.ndarray) -> None:
         build(street, np.random.default_rng(0), "hail")
     with pytest.raises(UserError, match=r"its only field is \{names\}"):
         PromptBuilder(CITYSCAPES.names, {"fog": "{classes} in fog"})
+
+
+def test_own_templates_may_leave_the_class_names_out(street: np.ndarray) -> None:
+    own = own_templates(["fog = A street in fog.", "dawn=Early: {names}"])
+    build = PromptBuilder(CITYSCAPES.names, templates_of(["fog", "dawn"], own))
+    assert build(street, np.random.default_rng(0), "fog").text == "A street in fog."
+    assert build(street, np.random.default_rng(0), "dawn").text == "Early: road building pole sky car"
+    for wrong in ("fog", "fog=", "=A street."):
+        with pytest.raises(UserError, match="is not usable; expected NAME=TEXT"):
+            own_templates([wrong])
 
 
 def _statistics() -> list[LabelCounts]:
