@@ -47,6 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R,R",
         help="of whole label maps before they are cropped; one factor is drawn per sample (default: 1)",
     )
+    group.add_argument(
+        "--photos",
+        type=Path,
+        metavar="FOLDER",
+        help="what the label maps were drawn on, files named as they are: the images are these photos in the generated "
+        "light and colours, down to the smallest things (guided filter)",
+    )
+    group.add_argument(
+        "--detail-radius", type=positive_int, metavar="PIXELS", help="of the windows that --photos fits (default: 6)"
+    )
     crop = group.add_mutually_exclusive_group()
     crop.add_argument("--around", metavar="CLASS", help="crop around pixels of this class (default: the middle)")
     crop.add_argument(
@@ -111,7 +121,7 @@ def _add_control_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PART=NAME",
-        help="of backbone, control or labels, where their folders do not say it",
+        help="of backbone, control, labels or photos, where their folders do not say it",
     )
 
 
@@ -158,6 +168,8 @@ def _check(args: argparse.Namespace) -> None:
         problems.append("add --out FOLDER for the data set")
     if args.rare_classes != (args.count is not None):
         problems.append("give --rare-classes and --count N together")
+    if args.detail_radius is not None and args.photos is None:
+        problems.append("give --detail-radius with --photos FOLDER")
     if len(args.control_images) != max(len(args.control) - 1, 0):
         problems.append("give one --control-images FOLDER for every --control behind the first")
     if problems:

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from perception.commands.results import fingerprint
 from perception.data.files import file_hash
-from perception.data.images import content_hash
+from perception.data.images import content_hash, read_image
 from perception.data.pictures import png_bytes
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
@@ -39,11 +39,12 @@ class SceneFiles:
         samples: Sequence[Sample],
         settings: Mapping[str, Any],  # everything else that changes a result; `seed` and `licences` are read
         control_images: Sequence[Path] = (),  # folders, one per control network behind the first
+        photos: Path | None = None,  # folder of what the label maps were drawn on; their detail is kept
     ) -> None:
         self.generator = generator
         self.device = generator.backbone.device
         self.samples = {sample.id: sample for sample in samples}
-        self.control_images = control_images
+        self.control_images, self.photos = control_images, photos
         self.licences, self.seed = settings["licences"], settings["seed"]
         self.sampler = generator.options.to_json()
         self.options = {**settings, "model": generator.model, "sampler": self.sampler}
@@ -63,6 +64,7 @@ class SceneFiles:
                 read_control(path, channels)
                 for path, channels in zip(self._others(sample), self.generator.denoiser.channels[1:], strict=True)
             ],
+            photo=None if self.photos is None else np.asarray(read_image(_partner(self.photos, sample, "photo"))),
         )
 
     def __call__(self, batch: Sequence[Scene]) -> list[Outcome]:
@@ -70,9 +72,14 @@ class SceneFiles:
         return [self._outcome(scene, made) for scene, made in zip(batch, self.generator(batch), strict=True)]
 
     def still_valid(self, record: dict[str, Any]) -> bool:
-        """False where the sample is now asked for with another crop class, or its control images have changed."""
+        """False where the sample is now asked for with another crop class, or its pictures have changed."""
         sample = self.samples[record["id"]]
-        return record["class"] == self._class(sample) and record["control_images"] == self._other_records(sample)
+        now = {
+            "class": self._class(sample),
+            "control_images": self._other_records(sample),
+            **self._photo_record(sample),
+        }
+        return all(record.get(key) == value for key, value in now.items())
 
     def _outcome(self, scene: Scene, made: GeneratedScene) -> Outcome:
         sample, classes = self.samples[scene.sample_id], len(self.generator.vocabulary)
@@ -93,6 +100,7 @@ class SceneFiles:
             "class_pixels": {str(label): count for label, count in class_counts(made.labels, classes).items()},
             "hashes": {path: content_hash(content) for path, content in files.items()},
             "control_images": self._other_records(sample),
+            **self._photo_record(sample),
             "sampler": self.sampler,
             "model": self.generator.model,
             "licences": self.licences,
@@ -105,10 +113,13 @@ class SceneFiles:
 
     def _others(self, sample: Sample) -> list[Path]:
         """The control images of a sample's label map, one for each control network behind the first."""
-        return [_partner(folder, sample) for folder in self.control_images]
+        return [_partner(folder, sample, "control image") for folder in self.control_images]
 
     def _other_records(self, sample: Sample) -> list[dict[str, str]]:
-        return [{"file": path.name, "hash": file_hash(path)} for path in self._others(sample)]
+        return [_traced(path) for path in self._others(sample)]
+
+    def _photo_record(self, sample: Sample) -> dict[str, dict[str, str]]:
+        return {} if self.photos is None else {"photo": _traced(_partner(self.photos, sample, "photo"))}
 
 
 def read_control(path: Path, channels: int) -> np.ndarray:
@@ -130,13 +141,19 @@ def read_control(path: Path, channels: int) -> np.ndarray:
     return planes / np.float32(scale)
 
 
-def _partner(folder: Path, sample: Sample) -> Path:
+def _traced(path: Path) -> dict[str, str]:
+    """What the record of a sample says of a picture that it was made with."""
+    return {"file": path.name, "hash": file_hash(path)}
+
+
+def _partner(folder: Path, sample: Sample, what: str) -> Path:
     """The picture in `folder` that belongs to a label map: the same stem, with or without the labels' ending."""
-    stems = (sample.id.rpartition("_")[0], sample.source.rpartition(".")[0])
+    stem = sample.id.rpartition("_")[0]
+    stems = (stem, f"{stem}_leftImg8bit", sample.source.rpartition(".")[0])  # Cityscapes' ending of images
     for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES):
         if path.is_file():
             return path
-    raise UserError(f"{folder} has no control image {stems[0]} ({', '.join(_SUFFIXES)}); add it")
+    raise UserError(f"{folder} has no {what} {stem} ({', '.join(_SUFFIXES)}); add it")
 
 
 def _guarded(path: Path, read: Any) -> Any:

@@ -16,7 +16,7 @@ from perception.commands.generate_options import generation_options
 from perception.engine.items import Item
 from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
-from perception.generation.generator import SceneGenerator
+from perception.generation.generator import DETAIL_RADIUS, SceneGenerator
 from perception.generation.hardness import read_counts
 from perception.generation.labels import CITYSCAPES, IGNORE, Vocabulary
 from perception.generation.licences import licence_of, stated_licences
@@ -54,6 +54,7 @@ class Setup:
             self.vocabulary,
             self.prompts,
             resize=args.resize,
+            detail_radius=args.detail_radius or DETAIL_RADIUS,
             rows=args.rows,
         )
         settings = {
@@ -63,6 +64,7 @@ class Setup:
                 if self.vocabulary.file_ids
                 else {}
             ),
+            **({} if args.photos is None else {"detail_radius": generator.detail_radius}),
             **({} if args.resize == (1.0,) else {"resize": list(args.resize)}),
             "domains": list(args.domains),
             "templates": self.prompts.templates,
@@ -71,7 +73,7 @@ class Setup:
             "seed": args.seed,
             "licences": dict(self.licences),
         }
-        return SceneFiles(generator, self.samples, settings, args.control_images)
+        return SceneFiles(generator, self.samples, settings, args.control_images, args.photos)
 
 
 def read_setup(args: argparse.Namespace) -> Setup:
@@ -84,6 +86,8 @@ def read_setup(args: argparse.Namespace) -> Setup:
     around = None if args.around is None else vocabulary.id_of(args.around)
     licences = _licences(args)
     _check_channels(args.control, vocabulary)
+    if args.photos is not None and not args.photos.is_dir():
+        raise UserError(f"{args.photos} is not a folder; --photos expects one with the photos of the label maps")
     files = label_files(args.labels)
     labels: dict[str, int | None] = dict.fromkeys(files, around)
     if args.rare_classes:
@@ -126,6 +130,7 @@ def _licences(args: argparse.Namespace) -> dict[str, Any]:
         "backbone": stated.get("backbone") or licence_of(args.backbone),
         "controls": [stated.get("control") or licence_of(name) for name in args.control],
         "labels": stated.get("labels") or licence_of(args.labels),
+        **({} if args.photos is None else {"photos": stated.get("photos") or licence_of(args.photos)}),
     }
 
 

@@ -95,6 +95,7 @@ def _licences(records: Sequence[Record]) -> str:
         ("backbone", model["backbone"], licences["backbone"]),
         *(("control network", n, t) for n, t in zip(model["controls"], licences["controls"], strict=True)),
         ("source label maps", "", licences["labels"]),
+        *((("photos whose detail is kept", "", licences["photos"]),) if "photos" in licences else ()),
     ]
     lines = [f"| {part} | {name} | {licence} |" for part, name, licence in rows]
     note = (

@@ -22,6 +22,7 @@ from perception.data.images import image_tensor
 from perception.errors import UserError
 from perception.generation.components import mask_on_latents
 from perception.generation.control import ControlledDenoiser
+from perception.generation.detail import transfer_detail
 from perception.generation.fusion import Held, LatentFusion, Told
 from perception.generation.labels import CITYSCAPES, Vocabulary
 from perception.generation.options import PRESETS, GenerationOptions
@@ -30,6 +31,8 @@ from perception.generation.prompts import PromptBuilder
 from perception.generation.scenes import Scene, SceneComposer, control_images, noise_stream
 from perception.generation.solvers import Solver
 from perception.generation.styles import load_control, weights_fingerprint
+
+DETAIL_RADIUS = 6  # pixels: what the autoencoder blurs, less than a latent cell
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class SceneGenerator:
         prompts: PromptBuilder | None = None,
         *,
         resize: Sequence[float] = (1.0,),  # of whole label maps before the crop, one drawn per sample
+        detail_radius: int = DETAIL_RADIUS,  # of scenes with a photo: windows in which it is relit, pixels
         rows: int = 16,  # per call of the denoiser
         dtype: torch.dtype | str = "float32",  # where the backbone is a name
         device: str | torch.device | None = None,  # where the backbone is a name
@@ -72,7 +76,7 @@ class SceneGenerator:
                 f"the control network takes {self.denoiser.channels[0]} channels, but {len(vocabulary)} classes and "
                 f'"ignore" make {vocabulary.channels}; use a control network trained on this vocabulary'
             )
-        self.options, self.vocabulary = options, vocabulary
+        self.options, self.vocabulary, self.detail_radius = options, vocabulary, detail_radius
         self.composer = SceneComposer(options, vocabulary, prompts, resize)
         self.backbone = backbone
         self.fusion = LatentFusion(self.denoiser, options, rows)
@@ -100,6 +104,7 @@ class SceneGenerator:
             large = self.decode(self.second_pass(scenes, condition, generators, self.enlarged(bases, generators)))
             height, width = self.options.size
             images = [image.resize((width, height), Image.Resampling.LANCZOS) for image in large]
+        images = [self.with_detail(image, scene) for image, scene in zip(images, scenes, strict=True)]
         return [
             GeneratedScene(image, scene.labels, base, self.record(scene))
             for scene, image, base in zip(scenes, images, bases, strict=True)
@@ -133,10 +138,21 @@ class SceneGenerator:
         held = Held(latents, mask_on_latents(masks, (latents.shape[-2], latents.shape[-1])), generators)
         return self.fusion(noise, told, held, skipped)
 
+    def with_detail(self, image: Image.Image, scene: Scene) -> Image.Image:
+        """The scene's photo in the light of a generated image; the image itself where the scene has no photo."""
+        if scene.photo is None:
+            return image
+        photo, (height, width) = Image.fromarray(scene.photo), self.options.large_size
+        large = image_tensor(photo.resize((width, height), Image.Resampling.LANCZOS))[None].to(self.backbone.device)
+        (coded,) = self.decode(self.backbone.encode(large))
+        coded = coded.resize(photo.size, Image.Resampling.LANCZOS)
+        tensors = [image_tensor(picture)[None] for picture in (image, photo, coded)]
+        return _picture(transfer_detail(tensors[0], tensors[1], tensors[2], self.detail_radius)[0])
+
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Latents [B, C, h, w] -> RGB images, one at a time: a large decoder call holds gigabytes."""
         pixels = [self.backbone.decode(row[None])[0] for row in latents]
-        return [Image.fromarray((p.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()) for p in pixels]
+        return [_picture(p) for p in pixels]
 
     def record(self, scene: Scene) -> dict[str, Any]:
         """Provenance of one sample: what it was told, from which streams, by which models and options."""
@@ -158,3 +174,8 @@ class SceneGenerator:
         stride = self.backbone.latent_stride
         shape = (self.backbone.latent_channels, size[0] // stride, size[1] // stride)
         return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """[3, H, W] in [0, 1] -> RGB."""
+    return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy())

@@ -64,9 +64,9 @@ class ScenePlanner:
             large = (options.large_size[0] // stride, options.large_size[1] // stride)
             free = torch.ones(large, dtype=torch.bool) if scene is None else mask_on_latents(scene.held, large) != 1
             passes.append(pass_cost(options, free, base=False))
-        return self._total(passes)
+        return self._total(passes, relit=scene is not None and scene.photo is not None)
 
-    def _total(self, passes: Sequence[PassCost]) -> SceneCost:
+    def _total(self, passes: Sequence[PassCost], relit: bool) -> SceneCost:
         options, stride = self.options, self.denoiser.backbone.latent_stride
         large = (options.large_size[0] // stride, options.large_size[1] // stride)
         denoiser = sum(self._count("denoiser", part.window) * part.denoiser_rows for part in passes)
@@ -76,6 +76,8 @@ class ScenePlanner:
             control += self._count("embedding", size) * part.embedded
         coder = self._count("decoder", options.size)
         if len(passes) > 1:
+            coder += self._count("encoder", options.large_size) + self._count("decoder", options.large_size)
+        if relit:  # the photo, coded and decoded
             coder += self._count("encoder", options.large_size) + self._count("decoder", options.large_size)
         return SceneCost(tuple(passes), denoiser, control, coder)
 

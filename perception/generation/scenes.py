@@ -31,6 +31,7 @@ class Scene:
     sample_id: str
     others: tuple[np.ndarray, ...] = field(default=())  # control images float [C, H, W] of further control networks
     resize: float = 1.0  # of the source map, before the crop
+    photo: np.ndarray | None = None  # uint8 [H, W, 3]: what the label map is of; its detail is kept
 
 
 class SceneComposer:
@@ -62,15 +63,16 @@ class SceneComposer:
         label: int | None = None,  # class to crop around; None: the middle
         domain: str | None = None,  # of the prompt; None: drawn, "": none
         others: Sequence[np.ndarray] = (),  # control images float [C, H, W] beside the label map, as large as it
+        photo: np.ndarray | None = None,  # RGB uint8 [H, W, 3], what the label map is of
     ) -> Scene:
         """The scene of one sample.
 
         Raises:
             UserError: for a map of a wrong type, with unknown ids, smaller than the crop, or without the class, an
-                unknown domain, and control images of another size.
+                unknown domain, and control images or a photo of another size.
         """
         rng = layout_stream(seed, sample_id)
-        return self.compose(labels, below(rng), rng, label, domain, others, seed, sample_id)
+        return self.compose(labels, below(rng), rng, label, domain, others, seed, sample_id, photo)
 
     def compose(
         self,
@@ -82,6 +84,7 @@ class SceneComposer:
         others: Sequence[np.ndarray] = (),
         seed: int = 0,
         sample_id: str = "",
+        photo: np.ndarray | None = None,
     ) -> Scene:
         """As a call, from given streams."""
         check_label_map(labels, len(self.vocabulary))
@@ -91,8 +94,15 @@ class SceneComposer:
                     f"a control image has the shape {list(image.shape)} beside a label map of {list(labels.shape)}; "
                     "expected [channels, height, width] of the same size"
                 )
+        if photo is not None and photo.shape != (*labels.shape, 3):
+            raise UserError(
+                f"the photo of a label map is {photo.shape[1]} x {photo.shape[0]} pixels, the map {labels.shape[1]} x "
+                f"{labels.shape[0]}; give the photo that it was drawn on"
+            )
         factor = self.resize[draw(len(self.resize)) if len(self.resize) > 1 else 0]
         labels, *others = (resized(array, factor) for array in (labels, *others))
+        if photo is not None and factor != 1:
+            photo = np.asarray(Image.fromarray(photo).resize(labels.shape[::-1], Image.Resampling.LANCZOS))
         size = self.options.size
         box = centre_box(labels.shape, size) if label is None else class_box(labels, label, size, draw)
         crop = np.ascontiguousarray(cut(labels, box))
@@ -106,6 +116,7 @@ class SceneComposer:
             sample_id=sample_id,
             others=tuple(image[:, top:bottom, left:right] for image in others),
             resize=factor,
+            photo=None if photo is None else cut(photo, box),
         )
 
 

@@ -230,6 +230,32 @@ def test_other_classes_templates_and_a_second_control(generate, maps, depth_cont
     assert "has no control image town/b" in reasons[1]
 
 
+def test_photos_lend_their_detail(generate, maps, tmp_path, capsys):
+    (tmp_path / "photos" / "town").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "town/b_leftImg8bit.png"):
+        Image.fromarray(rng.integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    options = ("--photos", tmp_path / "photos", "--licence", "photos=CC-BY-4.0")
+    assert generate(out="plain") == 0
+    assert generate(*options) == 0, reason(capsys)
+    capsys.readouterr()
+    first, second = manifest(tmp_path / "out")
+    assert (first["photo"]["file"], second["photo"]["file"]) == ("a.png", "b_leftImg8bit.png")
+    assert "| photos whose detail is kept |  | CC-BY-4.0 |" in (tmp_path / "out" / "README.md").read_text()
+    rough, plain = (np.asarray(Image.open(tmp_path / o / "images" / "a_0.png")).astype(int) for o in ("out", "plain"))
+    assert np.abs(np.diff(rough, axis=0)).mean() > np.abs(np.diff(plain, axis=0)).mean()
+    assert generate(*options) == 0 and "0 done, 2 already there" in capsys.readouterr().out
+    Image.fromarray(np.full((80, 96, 3), 90, np.uint8)).save(tmp_path / "photos" / "a.png")
+    assert generate(*options) == 0 and "1 done, 1 already there" in capsys.readouterr().out
+    assert generate("--photos", tmp_path / "photos", "--detail-radius", "3") == 2 and "detail_radius" in reason(capsys)
+    Image.fromarray(np.zeros((80, 90, 3), np.uint8)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "town" / "b_leftImg8bit.png").unlink()
+    assert generate(*options, out="bad") == 1
+    reasons = [line["reason"] for line in manifest(tmp_path / "bad")]
+    assert "the photo of a label map is 90 x 80 pixels, the map 96 x 80" in reasons[0]
+    assert "has no photo town/b" in reasons[1]
+
+
 def test_label_maps_in_other_ids(generate, maps, tmp_path):
     other = tmp_path / "other"
     (other / "town").mkdir(parents=True)
@@ -288,7 +314,9 @@ def test_a_bad_label_map_costs_its_line(generate, maps, tmp_path):
         (["--window", "2", "--steps", "2000"], "steps is 2000"),
         (["--rare-classes"], "--rare-classes and --count N together"),
         (["--control", "x"], "one --control-images FOLDER"),
-        (["--licence", "me"], "expected backbone=NAME"),
+        (["--licence", "me"], "expected PART=NAME"),
+        (["--detail-radius", "4"], "give --detail-radius with --photos"),
+        (["--photos", "nowhere"], "nowhere is not a folder; --photos expects"),
         (["--labels", "nowhere"], "nowhere is not a folder"),
         (["--rare-classes", "--count", "1", "--statistics", "nowhere"], "cannot be read"),
     ],
