@@ -17,7 +17,9 @@ from perception.backbones import DiffusionBackbone
 from perception.conditioning import NYU_ROOMS, build_conditioning
 from perception.conditioning.building import ConditioningKind
 from perception.depth.head import DepthHead
+from perception.errors import UserError
 from perception.segmentation.controls import TimmEncoder
+from perception.segmentation.side import SideNetwork
 from perception.segmentation.task_network import TaskNetwork, open_backbone
 from perception.segmentation.vpd import VPD, Trained
 
@@ -64,12 +66,15 @@ class DepthNet(TaskNetwork):
         num_filters: Sequence[int] = (128, 64, 32),  # of the deconvolutions
         deconv_kernels: Sequence[int] = (2, 2, 2),
         decoder_channels: int = 32,  # at full resolution
+        side: str | None = None,  # timm model trained from scratch beside the diffusion model, e.g. "resnet18"
         encoder: str | None = None,  # a timm model, trained from scratch, in the diffusion model's place: a control
         image_size: Sequence[int] | None = None,  # height, width of the training images
         metrics: Mapping[str, Any] | None = None,  # of the validation that chose these weights
         task: str = "depth",  # written into config.json
     ) -> None:
         super().__init__()
+        if side is not None and encoder is not None:
+            raise UserError("side stands beside the diffusion model, but encoder takes its place; drop one of them")
         if encoder is None:
             model = open_backbone(backbone, dtype, vae, random_init_seed)
             # fmt: off
@@ -86,7 +91,9 @@ class DepthNet(TaskNetwork):
         else:
             self.encoder = TimmEncoder(encoder)
         widths = (fusion_channels, num_filters, deconv_kernels, decoder_channels)
-        self.head = DepthHead(self.encoder.channels, self.encoder.strides[0], *widths, max_depth)
+        self.side = None if side is None else SideNetwork(side, self.encoder.strides)
+        channels = self.encoder.channels if self.side is None else self.side.joined(self.encoder.channels)
+        self.head = DepthHead(channels, self.encoder.strides[0], *widths, max_depth)
         self._describe(task, backbone_fingerprint, image_size, metrics)
 
     @property
@@ -102,7 +109,12 @@ class DepthNet(TaskNetwork):
             given: what the conditioning takes, one entry per image: class ids (-1 = unknown; None: all unknown),
                 captions, or nothing.
         """
-        return self.decode(self.encoder(self.pad(images), given), (images.shape[-2], images.shape[-1]))
+        padded = self.pad(images)
+        return self.decode(self.with_side(padded, self.encoder(padded, given)), (images.shape[-2], images.shape[-1]))
+
+    def with_side(self, images: Tensor, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The encoder's maps of padded images, with those of the side network where there is one."""
+        return maps if self.side is None else self.side(images, maps)
 
     def pad(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1], filled at the bottom and right with mid grey up to the coarsest stride."""
@@ -111,5 +123,5 @@ class DepthNet(TaskNetwork):
         return F.pad(images, (0, right, 0, down), value=0.5) if down or right else images
 
     def decode(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Depth float32 [B, 1, H, W] in metres of the encoder's maps; `size` is (H, W) before padding."""
+        """Depth float32 [B, 1, H, W] in metres of the maps of `with_side`; `size` is (H, W) before padding."""
         return self.head(features, size)

@@ -98,6 +98,23 @@ def test_a_saved_network_is_the_same_network(tiny_sd, tmp_path, kind):
     assert 10 < again.head.max_depth == 80
 
 
+def test_a_side_network_joins_the_maps(tiny_sd, tmp_path):
+    network = make(str(tiny_sd), side="resnet18")
+    assert network.side.joined(network.encoder.channels) == tuple(
+        width + extra for width, extra in zip(network.encoder.channels, (128, 256, 512, 0), strict=True)
+    )
+    image = pictures(1, 50, 70)
+    network.save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        depth = network(image)
+        assert torch.equal(DepthNet.from_pretrained(tmp_path / "model")(image), depth)
+        for weight in network.side.parameters():
+            weight.mul_(1.5)
+        assert not torch.equal(network(image), depth)
+    with pytest.raises(UserError, match="encoder takes its place; drop one"):
+        DepthNet(str(tiny_sd), side="resnet18", encoder="resnet18", **SMALL)
+
+
 def test_the_text_table_comes_with_the_weights(network, tmp_path, monkeypatch):
     network.save_pretrained(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["templates"] == []

@@ -117,7 +117,8 @@ class DepthEstimator(TaskModel):
 
     def depth(self, images: Tensor, given: Sequence[Any] | None = None) -> Tensor:
         """Depth float32 [B, 1, H, W] in metres; see `DepthNet.forward`."""
-        maps = self.features(self.network.pad(images), given)
+        padded = self.network.pad(images)
+        maps = self.network.with_side(padded, self.features(padded, given))
         return self.network.decode(maps, (images.shape[-2], images.shape[-1]))
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import timm
-import torch
 from mmengine.model import BaseModule
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone, load_backbone
@@ -22,6 +19,7 @@ from perception.engine.training.frozen import image_hashes, shared_backbone
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
 from perception.segmentation import VPD
+from perception.segmentation.side import SideNetwork
 from perception.segmentation.vpd import Trained
 
 
@@ -97,8 +95,7 @@ class VPDFeatures(BaseModule):
         )
         self.strides = self.vpd.strides
         self.side = None if side is None else SideNetwork(side, self.strides)
-        extra = (0,) * len(self.strides) if self.side is None else self.side.channels
-        self.channels = tuple(map(sum, zip(self.vpd.channels, extra, strict=True)))
+        self.channels = self.vpd.channels if self.side is None else self.side.joined(self.vpd.channels)
         self.given: Sequence[Any] | None = None  # captions of the batch, while `PromptedSegmentor` runs
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -115,40 +112,6 @@ class VPDFeatures(BaseModule):
     def flush_store(self) -> None:
         """Write what the store still holds in memory."""
         self.features.flush()
-
-
-class SideNetwork(nn.Module):
-    """A small encoder trained beside the frozen one, of the detail that it drops (Side-Tuning, Zhang et al. 2020).
-
-    Raises:
-        UserError: a model that timm does not have, or one without a map at any of the strides.
-    """
-
-    def __init__(self, name: str, strides: Sequence[int]) -> None:  # timm model; strides of the pyramid, in pixels
-        super().__init__()
-        if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "resnet18"
-            raise UserError(f"side is {name!r}, which timm does not have; expected a model such as {near}")
-        found = _levels(timm.create_model(name, features_only=True)).reduction()
-        last = {stride: level for level, stride in enumerate(found)}
-        levels = {level: strides.index(stride) for stride, level in last.items() if stride in strides}
-        if not levels:
-            raise UserError(f"side {name!r} has maps at strides {found}, none of the pyramid's {list(strides)}")
-        self.encoder = timm.create_model(name, features_only=True, out_indices=list(levels))
-        self._levels = tuple(levels.values())  # of the pyramid, that the encoder's maps join
-        widths = dict(zip(self._levels, _levels(self.encoder).channels(), strict=True))
-        self.channels = tuple(widths.get(level, 0) for level in range(len(strides)))
-
-    def forward(self, images: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps [B, C, h, w] with those of RGB images [B, 3, H, W] in [0, 1] appended where the strides are equal."""
-        joined = list(maps)
-        for level, value in zip(self._levels, self.encoder(images), strict=True):
-            joined[level] = torch.cat([joined[level], value], dim=1)
-        return tuple(joined)
-
-
-def _levels(encoder: nn.Module) -> FeatureInfo:
-    return cast(FeatureInfo, encoder.feature_info)
 
 
 class StoredFeatures:
