@@ -118,8 +118,11 @@ class SceneFiles:
     def _other_records(self, sample: Sample) -> list[dict[str, str]]:
         return [_traced(path) for path in self._others(sample)]
 
-    def _photo_record(self, sample: Sample) -> dict[str, dict[str, str]]:
-        return {} if self.photos is None else {"photo": _traced(_partner(self.photos, sample, "photo"))}
+    def _photo_record(self, sample: Sample) -> dict[str, Any]:
+        if self.photos is None:
+            return {}
+        traced = _traced(_partner(self.photos, sample, "photo"))
+        return {"photo": {**traced, "detail_radius": self.generator.detail_radius}}
 
 
 def read_control(path: Path, channels: int) -> np.ndarray:

@@ -241,6 +241,7 @@ def test_photos_lend_their_detail(generate, maps, tmp_path, capsys):
     capsys.readouterr()
     first, second = manifest(tmp_path / "out")
     assert (first["photo"]["file"], second["photo"]["file"]) == ("a.png", "b_leftImg8bit.png")
+    assert first["photo"]["detail_radius"] == 6 and len(first["photo"]["hash"]) == 64
     assert "| photos whose detail is kept |  | CC-BY-4.0 |" in (tmp_path / "out" / "README.md").read_text()
     rough, plain = (np.asarray(Image.open(tmp_path / o / "images" / "a_0.png")).astype(int) for o in ("out", "plain"))
     assert np.abs(np.diff(rough, axis=0)).mean() > np.abs(np.diff(plain, axis=0)).mean()
