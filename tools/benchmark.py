@@ -92,7 +92,8 @@ def measure(args: argparse.Namespace) -> None:
         print(f"zero-shot classification of {args.batch} objects of the miniature world, ten classes, per image")
         print(waterfall.HEADER)
         objects = waterfall.world_objects(args.batch, args.size)
-        for step in waterfall.waterfall(backbone, *objects):
+        reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)
+        for step in waterfall.waterfall(backbone, *objects, reduced=reduced):
             print(step.render(), flush=True)
 
 

@@ -40,6 +40,7 @@ def waterfall(
     stages: tuple[int, ...] = (25, 250),
     keep: tuple[int, ...] = (5, 1),
     rows: int = 32,  # most rows per denoiser call
+    reduced: DiffusionBackbone | None = None,  # the same weights in bfloat16, for a last step
 ) -> Iterator[Step]:
     """Yield the steps in order; each keeps what the one before has gained."""
     reference = FixedSchedule(stages, keep)
@@ -54,6 +55,9 @@ def waterfall(
     for name, rule, share, together in ways:
         classifier = DiffusionClassifier(backbone, prompts, rule, rows=rows, share=share)
         yield _step(name, classifier, backbone.encode(images), truth, together)
+    if reduced is not None:
+        classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows)
+        yield _step("+ bfloat16", classifier, reduced.encode(images), truth, together=True)
 
 
 def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: bool) -> Step:

@@ -1,21 +1,25 @@
-"""The waterfall of the classifier on a tiny backbone: the same images in five ways."""
+"""The waterfall of the classifier on a tiny backbone: the same images in five ways, and in bfloat16."""
 
 import torch
 
+from perception.backbones import load_backbone
 from perception.classification import class_prompts
 from perception.classification.racing import PairedT
 from perception.engine.waterfall import waterfall, world_objects
 
 
-def test_steps_count_what_they_evaluate(tiny_backbone):
+def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd):
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     prompts = class_prompts(["cat", "dog", "red car"])
-    steps = list(waterfall(tiny_backbone, images, [0], prompts, stages=(2, 3, 8), keep=(3, 2, 1)))
+    reduced = load_backbone(tiny_sd, dtype="bfloat16", device="cpu")
+    schedule = {"stages": (2, 3, 8), "keep": (3, 2, 1)}
+    steps = list(waterfall(tiny_backbone, images, [0], prompts, **schedule, reduced=reduced))
     evaluations = [step.evaluations for step in steps]
     assert evaluations[0] == 3 * 2 + 3 * 3 + 2 * 3  # the grids of 2 and 3 of 8 do not nest
     assert evaluations[1] == 3 * 3 + 2 * 5
     assert 3 * PairedT.first <= evaluations[2] <= 3 * 8
-    assert evaluations[2:] == evaluations[2:3] * 3  # the same race
+    assert evaluations[2:5] == evaluations[2:3] * 3  # the same race
+    assert steps[5].name == "+ bfloat16" and 3 * PairedT.first <= evaluations[5] <= 3 * 8
     assert steps[3].gflop < steps[2].gflop
     assert all(f"{step.evaluations:.1f}" in step.render() for step in steps)
 
