@@ -71,24 +71,13 @@ class VPDFeatures(BaseModule):
             conditioning, backbone, names=class_names(names), templates=templates, pool=pool, tokens=tokens,
             length=length,
         )
-        # fmt: on
         self.vpd = VPD(
-            backbone,
-            told,
-            adapter=adapter,
-            adapter_hidden=adapter_hidden,
-            timestep=timestep,
-            latent_scale=latent_scale,
-            upsample=upsample,
-            encoder_strides=encoder_strides,
-            map_strides=map_strides,
-            map_places=map_places,
-            train=train,
-            lora_rank=lora_rank,
-            attn_grad=attn_grad,
-            checkpointing=checkpointing,
-            shortcuts=shortcuts,
+            backbone, told, adapter=adapter, adapter_hidden=adapter_hidden, timestep=timestep,
+            latent_scale=latent_scale, upsample=upsample, encoder_strides=encoder_strides, map_strides=map_strides,
+            map_places=map_places, train=train, lora_rank=lora_rank, attn_grad=attn_grad,
+            checkpointing=checkpointing, shortcuts=shortcuts,
         )
+        # fmt: on
         self.features = StoredFeatures(self.vpd, open_store(store))
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(width, affine=False) if standardize else nn.Identity() for width in self.vpd.channels
