@@ -131,7 +131,8 @@ def killed(pid: int) -> bool:
 def run(root: Path, tiny_sd: Path, kills: int) -> None:
     torch.set_num_threads(1)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}  # of this cluster alone
-    os.environ |= {**token, "RAY_health_check_failure_threshold": "60"}  # a busy machine is no dead node
+    busy = {"RAY_health_check_failure_threshold": "60", "RAY_worker_niceness": "0"}  # a busy machine is no dead node
+    os.environ |= {**token, **busy}
     import ray.data  # noqa: F401 - once, before the forks
 
     command = prepare(root, tiny_sd)
