@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from perception.backbones import DiffusionBackbone
 from perception.backbones.handle import SharedBackbone
 from perception.conditioning import Sentences
 from perception.errors import UserError
+from perception.segmentation.side import timm_features
 
 
 class TimmEncoder(nn.Module):
@@ -24,11 +24,8 @@ class TimmEncoder(nn.Module):
 
     def __init__(self, name: str = "resnet18") -> None:  # a timm model with features_only
         super().__init__()
-        if not timm.is_model(name):
-            near = timm.list_models(f"*{name[:6]}*")[:4] or ["resnet18"]
-            raise UserError(f"timm has no model {name!r}; the nearest are {', '.join(near)}")
-        self.net = timm.create_model(name, pretrained=False, features_only=True)
-        info: Any = self.net.feature_info
+        self.net = timm_features(name)
+        info = self.net.feature_info
         if len(info.channels()) < 4:
             raise UserError(f"timm's {name!r} gives {len(info.channels())} maps, and the heads need 4; take resnet18")
         self.channels: tuple[int, ...] = tuple(info.channels()[-4:])

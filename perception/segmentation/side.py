@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import timm
 import torch
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from perception.errors import UserError
+
+
+def timm_features(name: str, **options: Any) -> Any:
+    """A timm model with random weights that returns its maps, finest first; `feature_info` describes them.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:4]) or "resnet18"
+        raise UserError(f"timm has no model {name!r}; expected one such as {near}")
+    return timm.create_model(name, pretrained=False, features_only=True, **options)
 
 
 class SideNetwork(nn.Module):
@@ -22,17 +33,14 @@ class SideNetwork(nn.Module):
 
     def __init__(self, name: str, strides: Sequence[int]) -> None:  # timm model; strides of the pyramid, in pixels
         super().__init__()
-        if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "resnet18"
-            raise UserError(f"side is {name!r}, which timm does not have; expected a model such as {near}")
-        found = _levels(timm.create_model(name, features_only=True)).reduction()
+        found = timm_features(name).feature_info.reduction()
         last = {stride: level for level, stride in enumerate(found)}
         levels = {level: strides.index(stride) for stride, level in last.items() if stride in strides}
         if not levels:
             raise UserError(f"side {name!r} has maps at strides {found}, none of the pyramid's {list(strides)}")
-        self.encoder = timm.create_model(name, features_only=True, out_indices=list(levels))
+        self.encoder = timm_features(name, out_indices=list(levels))
         self._levels = tuple(levels.values())  # of the pyramid, that the encoder's maps join
-        widths = dict(zip(self._levels, _levels(self.encoder).channels(), strict=True))
+        widths = dict(zip(self._levels, self.encoder.feature_info.channels(), strict=True))
         self.channels = tuple(widths.get(level, 0) for level in range(len(strides)))
 
     def joined(self, channels: Sequence[int]) -> tuple[int, ...]:
@@ -45,7 +53,3 @@ class SideNetwork(nn.Module):
         for level, value in zip(self._levels, self.encoder(images), strict=True):
             joined[level] = torch.cat([joined[level], value], dim=1)
         return tuple(joined)
-
-
-def _levels(encoder: nn.Module) -> FeatureInfo:
-    return cast(FeatureInfo, encoder.feature_info)

@@ -159,7 +159,7 @@ def test_channels_reach_neck_and_head(tiny_sd):
         ({"names": NAMES, "timestep": 5000}, "5000"),
         ({"names": NAMES, "map_strides": (8, 16, 64)}, "map_strides is"),
         ({"conditioning": "sentences"}, "conditioning 'sentences' is unknown"),
-        ({"names": NAMES, "side": "resnet"}, "side is 'resnet', which timm does not have; expected a model such as"),
+        ({"names": NAMES, "side": "resnet"}, "timm has no model 'resnet'; expected one such as"),
         ({"names": NAMES, "side": "vit_small_patch14_dinov2"}, "has maps at strides .14, .*, none of the pyramid's"),
     ],
 )
