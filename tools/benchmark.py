@@ -3,7 +3,7 @@
 python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
-python tools/benchmark.py --rows waterfall --batch 4
+python tools/benchmark.py --rows waterfall --batch 4 --compile
 python tools/benchmark.py --backbone random-sd1 --rows epochs --scenes 16 --configs configs/fpn/fpn_mini_world.py
 python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
 """
@@ -40,6 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--configs", nargs="+", type=Path, default=TRAININGS, help="of the epochs row, miniature world (default: two)"
     )
+    parser.add_argument("--compile", action="store_true", help="one step more of the waterfall, with torch.compile")
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of the configs of the epochs row"
     )
@@ -93,7 +94,7 @@ def measure(args: argparse.Namespace) -> None:
         print(waterfall.HEADER)
         objects = waterfall.world_objects(args.batch, args.size)
         reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)
-        for step in waterfall.waterfall(backbone, *objects, reduced=reduced):
+        for step in waterfall.waterfall(backbone, *objects, reduced=reduced, compile=args.compile):
             print(step.render(), flush=True)
 
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from perception.backbones import folding, sharing
 from perception.backbones.attention import AttentionSpec, HeadReduction, merge_maps, select_layers
+from perception.backbones.compiled import CompiledDenoiser
 from perception.backbones.conditioning import Condition, Conditioner
 from perception.backbones.denoiser import Denoiser
 from perception.backbones.features import extract
@@ -61,6 +62,7 @@ class DiffusionBackbone(nn.Module):
         for part, value in {**conditioner.encoders, **conditioner.tokenizers}.items():
             setattr(self, part, value)
         self._denoiser = denoiser
+        self._compiled: CompiledDenoiser | None = None
         self._identity = identity
         self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
         self.conditioner = conditioner
@@ -76,6 +78,14 @@ class DiffusionBackbone(nn.Module):
     def train(self, mode: bool = True) -> DiffusionBackbone:
         """Stay in eval mode: a frozen model has no training behaviour."""
         return super().train(False)
+
+    def compile_denoiser(self, **options: Any) -> None:
+        """Let `denoise` call the denoiser through torch.compile (its options), for long jobs; equal up to rounding.
+
+        Every batch size, filled up to a power of two, is compiled once per process. `capture`, `features` and calls
+        inside `shared_prefix`, `cached_text`, ... run as they are: torch.compile would not see what these change.
+        """
+        self._compiled = CompiledDenoiser(self._denoiser, **options)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,7 +171,7 @@ class DiffusionBackbone(nn.Module):
         """
         x_t = self._network_input(x_t)
         alpha, sigma = self._coefficients(t, x_t)
-        raw, variance = self._call(x_t, t, condition), None
+        raw, variance = self._call(x_t, t, condition, self._compiled or self._denoiser), None
         if raw.shape[1] == 2 * self.latent_channels:  # learned sigma
             raw, variance = raw.chunk(2, dim=1)
         return Prediction(raw, self.noise_path.prediction_type, x_t, alpha, sigma, variance)
@@ -193,7 +203,9 @@ class DiffusionBackbone(nn.Module):
             modules = self._denoiser.tap_modules()
             chosen = {name: modules[name] for name in inner}
             last, read = inner[-1] if stop else None, self._denoiser.feature_of
-            taken |= record(lambda: self._call(x_t, t, condition), chosen, last, heads, detach_maps, read)
+            taken |= record(
+                lambda: self._call(x_t, t, condition, self._denoiser), chosen, last, heads, detach_maps, read
+            )
         size = (x_t.shape[-2], x_t.shape[-1])
         return {name: as_map(taken[name], self.taps[name], size, self.latent_stride) for name in taps}
 
@@ -238,7 +250,7 @@ class DiffusionBackbone(nn.Module):
         x_t and t must be equal within a sample. Results are equal to the plain call; about 5 % of an SD 1.x forward
         is saved. `same_pooled`: promise that the pooled text, too, is equal within a sample (SDXL).
         """
-        with sharing.shared_prefix(self._denoiser.text_free_modules(same_pooled), candidates):
+        with self._as_is(), sharing.shared_prefix(self._denoiser.text_free_modules(same_pooled), candidates):
             yield
 
     @contextmanager
@@ -249,7 +261,7 @@ class DiffusionBackbone(nn.Module):
         of the context; it nests with `shared_prefix`, which may be entered anew whenever the number of candidates
         changes.
         """
-        with sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
+        with self._as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
             yield
 
     @contextmanager
@@ -258,7 +270,7 @@ class DiffusionBackbone(nn.Module):
 
         Results are equal to the plain call. SDXL's residual blocks also read sizes and pooled text and are left out.
         """
-        with folding.folded_time(self._denoiser.time_layers(), self._rows, memory):
+        with self._as_is(), folding.folded_time(self._denoiser.time_layers(), self._rows, memory):
             yield
 
     @contextmanager
@@ -267,7 +279,7 @@ class DiffusionBackbone(nn.Module):
 
         Results are equal to the plain call; cross-attention maps cannot be tapped.
         """
-        with folding.single_token(self._denoiser.text_attentions()):
+        with self._as_is(), folding.single_token(self._denoiser.text_attentions()):
             yield
 
     def idle_modules(self, single_token: bool = False) -> list[nn.Module]:
@@ -286,7 +298,8 @@ class DiffusionBackbone(nn.Module):
         unet: Any = self.unet
         unet.enable_gradient_checkpointing(run)
         try:
-            yield
+            with self._as_is():
+                yield
         finally:
             unet.disable_gradient_checkpointing()
 
@@ -307,7 +320,18 @@ class DiffusionBackbone(nn.Module):
         steps, path = self._steps(t, len(latents)).view(-1, 1, 1, 1), self.noise_path
         return path.alpha(steps).to(latents.device), path.sigma(steps).to(latents.device)
 
-    def _call(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
+    @contextmanager
+    def _as_is(self) -> Iterator[None]:
+        """Inside, nothing is compiled."""
+        compiled, self._compiled = self._compiled, None
+        try:
+            yield
+        finally:
+            self._compiled = compiled
+
+    def _call(
+        self, x_t: Tensor, t: int | Tensor, condition: Condition, denoiser: Denoiser | CompiledDenoiser
+    ) -> Tensor:
         rows = len(x_t)
         steps = self._steps(t, rows)
         time = self.noise_path.model_time(steps).to(self.device).expand(rows)
@@ -315,6 +339,6 @@ class DiffusionBackbone(nn.Module):
         self._rows.keys = told.keys
         self._rows.timestep = float(steps[0]) if steps.min() == steps.max() else None
         try:
-            return self._denoiser(x_t, time, told, self.latent_stride)
+            return denoiser(x_t, time, told, self.latent_stride)
         finally:
             self._rows.keys = self._rows.timestep = None

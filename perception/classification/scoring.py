@@ -33,7 +33,8 @@ class DenoisingErrors(nn.Module):
         backbone: DiffusionBackbone,
         loss: str = "l2",  # one of LOSSES
         rows: int = 32,  # most rows (samples x candidates) of one denoiser call: bounds the memory, not the result
-        share: bool = True,  # text-free prefix once per sample, text keys/values once per prompt; equal results
+        share: bool = True,  # text-free prefix once per sample, text keys/values once per prompt; equal results.
+        # A compiled denoiser is called where nothing is shared alone
     ) -> None:
         super().__init__()
         if loss not in LOSSES:

@@ -12,6 +12,7 @@ from perception.commands.classify_rules import add_rule_arguments, chosen_rule
 from perception.commands.classify_screens import add_screen_arguments, chosen_screens
 from perception.commands.common import (
     add_backbone_arguments,
+    add_denoiser_arguments,
     add_job_arguments,
     job_options,
     load_backbone_from,
@@ -85,8 +86,7 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--class-tokens", type=Path, metavar="FILE", help="what `perception adapt` has learned from a few images"
     )
-    group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
-    group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
+    add_denoiser_arguments(group)
     group.add_argument(
         "--calibration",
         type=Path,
@@ -148,7 +148,7 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
         seed=args.seed,
         noise=args.noise,
         rows=args.rows,
-        share=args.share,
+        share=args.share and not args.compile,
         save_errors=args.save_errors,
         error_maps=args.error_map_samples if args.error_maps else 0,
         learned=_learned(args),

@@ -32,6 +32,17 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_denoiser_arguments(group: argparse._ArgumentGroup) -> None:
+    """--rows, --no-share, --compile."""
+    group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
+    group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the denoiser, for long jobs (minutes at the start); shares nothing among rows",
+    )
+
+
 def add_job_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 8) -> None:
     """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress, --ray-..."""
     group = parser.add_argument_group("job")
@@ -90,13 +101,16 @@ def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
     """The backbone of parsed arguments; under torchrun each rank takes the GPU of its LOCAL_RANK."""
     from perception.backbones import load_backbone
 
-    return load_backbone(
+    backbone = load_backbone(
         args.backbone,
         dtype=args.dtype,
         device=args.device or local_device(),
         random_init_seed=args.random_init_seed,
         vae=args.vae,
     )
+    if getattr(args, "compile", False) and not args.dry_run:
+        backbone.compile_denoiser()
+    return backbone
 
 
 def show_summary(summary: JobSummary) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from perception.commands.common import (
     add_backbone_arguments,
+    add_denoiser_arguments,
     add_job_arguments,
     job_options,
     load_backbone_from,
@@ -75,8 +76,7 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--noise", type=Path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w], not --seed")
     group.add_argument("--truncate", action="store_true", help="cut captions that the text encoder cannot take whole")
-    group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
-    group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
+    add_denoiser_arguments(group)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,7 +135,7 @@ def _options(args: argparse.Namespace) -> MatchOptions:
         seed=args.seed,
         noise=args.noise,
         rows=args.rows,
-        share=args.share,
+        share=args.share and not args.compile,
         truncate=args.truncate,
     )
 

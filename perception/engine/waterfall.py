@@ -40,7 +40,8 @@ def waterfall(
     stages: tuple[int, ...] = (25, 250),
     keep: tuple[int, ...] = (5, 1),
     rows: int = 32,  # most rows per denoiser call
-    reduced: DiffusionBackbone | None = None,  # the same weights in bfloat16, for a last step
+    reduced: DiffusionBackbone | None = None,  # the same weights in bfloat16, for a step more
+    compile: bool = False,  # and a last one with torch.compile in place of sharing: minutes of compiling
 ) -> Iterator[Step]:
     """Yield the steps in order; each keeps what the one before has gained."""
     reference = FixedSchedule(stages, keep)
@@ -58,6 +59,11 @@ def waterfall(
     if reduced is not None:
         classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows)
         yield _step("+ bfloat16", classifier, reduced.encode(images), truth, together=True)
+        if compile:
+            reduced.compile_denoiser()
+            classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows, share=False)
+            classifier.classify_latents(reduced.encode(images), [f"image {i}" for i in range(len(images))])  # compiles
+            yield _step("torch.compile in place of sharing", classifier, reduced.encode(images), truth, together=True)
 
 
 def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: bool) -> Step:

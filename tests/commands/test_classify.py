@@ -97,6 +97,19 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
         assert batched["errors"] == pytest.approx(single["errors"], rel=1e-5)
 
 
+def test_a_compiled_denoiser_gives_the_same_answers(run, folder, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compiled.append(module) or module)
+    run(folder, out=tmp_path / "plain")
+    assert run(folder, "--compile", "--dry-run")[0] == 0
+    assert compiled == []
+    assert run(folder, "--compile", out=tmp_path / "compiled")[0] == 0
+    assert len(compiled) == 1
+    for plain, fast in zip(_records(tmp_path / "plain"), _records(tmp_path / "compiled"), strict=True):
+        assert plain["label"] == fast["label"]
+        assert plain["errors"] == pytest.approx(fast["errors"], rel=1e-5)
+
+
 def test_racing_is_the_default_and_reports_itself(run, folder, tmp_path):
     image = folder / "cat" / "0.png"
     status, _, _ = run(image, "--classes", "cat,dog,bird", "--samples", "20", stages=())

@@ -1,4 +1,4 @@
-"""The waterfall of the classifier on a tiny backbone: the same images in five ways, and in bfloat16."""
+"""The waterfall of the classifier on a tiny backbone: the same images in five ways, in bfloat16, and compiled."""
 
 import torch
 
@@ -8,12 +8,13 @@ from perception.classification.racing import PairedT
 from perception.engine.waterfall import waterfall, world_objects
 
 
-def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd):
+def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     prompts = class_prompts(["cat", "dog", "red car"])
     reduced = load_backbone(tiny_sd, dtype="bfloat16", device="cpu")
     schedule = {"stages": (2, 3, 8), "keep": (3, 2, 1)}
-    steps = list(waterfall(tiny_backbone, images, [0], prompts, **schedule, reduced=reduced))
+    steps = list(waterfall(tiny_backbone, images, [0], prompts, **schedule, reduced=reduced, compile=True))
     evaluations = [step.evaluations for step in steps]
     assert evaluations[0] == 3 * 2 + 3 * 3 + 2 * 3  # the grids of 2 and 3 of 8 do not nest
     assert evaluations[1] == 3 * 3 + 2 * 5
@@ -21,6 +22,7 @@ def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd):
     assert evaluations[2:5] == evaluations[2:3] * 3  # the same race
     assert steps[5].name == "+ bfloat16" and 3 * PairedT.first <= evaluations[5] <= 3 * 8
     assert steps[3].gflop < steps[2].gflop
+    assert steps[6].gflop > steps[5].gflop and steps[6].evaluations == evaluations[5]
     assert all(f"{step.evaluations:.1f}" in step.render() for step in steps)
 
 
