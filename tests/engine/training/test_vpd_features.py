@@ -114,14 +114,15 @@ def test_a_side_network_is_trained_beside_the_stored_features(tiny_sd, tmp_path,
     options = {"names": NAMES, "standardize": True, "store": str(tmp_path)}
     module = VPDFeatures(tiny_sd, **options, side="resnet18").train()
     plain = VPDFeatures(tiny_sd, **options)
-    assert [a - b for a, b in zip(module.channels, plain.channels, strict=True)] == [128, 256, 512, 0]
+    assert module.strides == (4, *plain.strides)
+    assert [a - b for a, b in zip(module.channels, (0, *plain.channels), strict=True)] == [64, 128, 256, 512, 0]
     for _ in range(2):
         maps = module(_images())
         assert tuple(value.shape[1] for value in maps) == module.channels
         sum(value.sum() for value in maps).backward()
     assert calls == [2, 2]
     module.flush_store()
-    for before, value in zip(plain.train()(_images()), maps, strict=True):
+    for before, value in zip(plain.train()(_images()), maps[1:], strict=True):
         assert torch.equal(before, value[:, : before.shape[1]])
     assert all(name.startswith("side.") and p.grad is not None for name, p in module.named_parameters())
 
