@@ -6,8 +6,8 @@
 One hundred labelled images, as many steps: add `--work-dir runs/vpd_mini_camvid_100 --cfg-options
 train_dataloader.dataset.dataset.indices=100 train_cfg.max_epochs=35 train_cfg.val_interval=7`. Controls: random weights
 (`model.backbone.random_init_seed=0`), no text (`model.backbone.conditioning=empty model.backbone.map_strides=[]`),
-ResNet-18 from scratch (resnet18_mini_camvid.py). Must be clearly above all of them. A ResNet-18 beside the frozen model,
-whose map of stride 4 is the finest of five: `model.backbone.side=resnet18 model.neck.num_outs=5
+ResNet-18 from scratch (resnet18_mini_camvid.py). Must be clearly above all of them. A ResNet-18 beside the frozen
+model, whose map of stride 4 is the finest of five: `model.backbone.side=resnet18 model.neck.num_outs=5
 model.decode_head.in_index=[0,1,2,3,4]`.
 """
 
