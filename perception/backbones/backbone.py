@@ -244,13 +244,22 @@ class DiffusionBackbone(nn.Module):
         return merge_maps(self.capture(latents, t, condition, layers, heads=spec.heads), self.taps, spec)
 
     @contextmanager
+    def as_is(self) -> Iterator[None]:
+        """Inside, the denoiser is not compiled: for whoever changes it for a while, by hooks or other layers."""
+        compiled, self._compiled = self._compiled, None
+        try:
+            yield
+        finally:
+            self._compiled = compiled
+
+    @contextmanager
     def shared_prefix(self, candidates: int, *, same_pooled: bool = False) -> Iterator[None]:
         """Inside, batches are [sample 0 x candidates, sample 1 x candidates, ...] and share the text-free prefix.
 
         x_t and t must be equal within a sample. Results are equal to the plain call; about 5 % of an SD 1.x forward
         is saved. `same_pooled`: promise that the pooled text, too, is equal within a sample (SDXL).
         """
-        with self._as_is(), sharing.shared_prefix(self._denoiser.text_free_modules(same_pooled), candidates):
+        with self.as_is(), sharing.shared_prefix(self._denoiser.text_free_modules(same_pooled), candidates):
             yield
 
     @contextmanager
@@ -261,7 +270,7 @@ class DiffusionBackbone(nn.Module):
         of the context; it nests with `shared_prefix`, which may be entered anew whenever the number of candidates
         changes.
         """
-        with self._as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
+        with self.as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
             yield
 
     @contextmanager
@@ -270,7 +279,7 @@ class DiffusionBackbone(nn.Module):
 
         Results are equal to the plain call. SDXL's residual blocks also read sizes and pooled text and are left out.
         """
-        with self._as_is(), folding.folded_time(self._denoiser.time_layers(), self._rows, memory):
+        with self.as_is(), folding.folded_time(self._denoiser.time_layers(), self._rows, memory):
             yield
 
     @contextmanager
@@ -279,7 +288,7 @@ class DiffusionBackbone(nn.Module):
 
         Results are equal to the plain call; cross-attention maps cannot be tapped.
         """
-        with self._as_is(), folding.single_token(self._denoiser.text_attentions()):
+        with self.as_is(), folding.single_token(self._denoiser.text_attentions()):
             yield
 
     def idle_modules(self, single_token: bool = False) -> list[nn.Module]:
@@ -298,7 +307,7 @@ class DiffusionBackbone(nn.Module):
         unet: Any = self.unet
         unet.enable_gradient_checkpointing(run)
         try:
-            with self._as_is():
+            with self.as_is():
                 yield
         finally:
             unet.disable_gradient_checkpointing()
@@ -319,15 +328,6 @@ class DiffusionBackbone(nn.Module):
         """alpha and sigma, [B or 1, 1, 1, 1] float32 on the device of `latents`."""
         steps, path = self._steps(t, len(latents)).view(-1, 1, 1, 1), self.noise_path
         return path.alpha(steps).to(latents.device), path.sigma(steps).to(latents.device)
-
-    @contextmanager
-    def _as_is(self) -> Iterator[None]:
-        """Inside, nothing is compiled."""
-        compiled, self._compiled = self._compiled, None
-        try:
-            yield
-        finally:
-            self._compiled = compiled
 
     def _call(
         self, x_t: Tensor, t: int | Tensor, condition: Condition, denoiser: Denoiser | CompiledDenoiser

@@ -34,7 +34,7 @@ class DenoisingErrors(nn.Module):
         loss: str = "l2",  # one of LOSSES
         rows: int = 32,  # most rows (samples x candidates) of one denoiser call: bounds the memory, not the result
         share: bool = True,  # text-free prefix once per sample, text keys/values once per prompt; equal results.
-        # A compiled denoiser is called where nothing is shared alone
+        # False where the denoiser is compiled: it runs as it is where something is shared
     ) -> None:
         super().__init__()
         if loss not in LOSSES:

@@ -89,7 +89,8 @@ class ControlledDenoiser:
 
         handle = self.backbone.unet.register_forward_pre_hook(inject, with_kwargs=True)
         try:
-            return self.backbone.denoise(x_t, t, condition)
+            with self.backbone.as_is():
+                return self.backbone.denoise(x_t, t, condition)
         finally:
             handle.remove()
 

@@ -42,6 +42,8 @@ def test_what_changes_the_denoiser_keeps_it_as_it_is(compiled, tiny_backbone):
         with backbone.cached_text(), backbone.shared_prefix(2):
             torch.testing.assert_close(backbone.denoise(x, 50, told).raw, plain)
         assert backbone.capture(x, 50, told, ["up_blocks.1"])
+        with backbone.as_is():
+            torch.testing.assert_close(backbone.denoise(x, 50, told).raw, plain)
         assert sizes == []
         torch.testing.assert_close(backbone.denoise(x, 50, told).raw, plain)
     assert sizes == [2]
