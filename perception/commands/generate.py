@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from perception.commands.generate_plan import plan_scenes
 
-        print(plan_scenes(setup.build(), setup.items, args.out).render())
+        print(plan_scenes(setup.build(), setup.items, args.out, args.batch_size).render())
         return 0
     from perception.commands.generate_report import finish
     from perception.engine.runner import run_job

@@ -46,8 +46,10 @@ class ScenePlan:
         return "\n".join([self.total.render(), *(f"{name:>20}  {value}" for name, value in rows)])
 
 
-def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None) -> ScenePlan:
+def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None, batch_size: int = 1) -> ScenePlan:
     """Windows of scenes from all over the job are counted, one denoiser call is measured; nothing is written.
+
+    The call measured is as full as the calls of the longest pass are with `batch_size` scenes at a time.
 
     Raises:
         UserError: none of the label maps looked at can be used.
@@ -58,13 +60,14 @@ def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None) -> Sce
     if not costs:
         raise UserError("None of the label maps looked at can be used; without --dry-run the manifest says why.")
     flops = sum(cost.flops for cost in costs) / len(costs)
-    call = _measured_call(job)
+    longest = max(part.denoiser_rows for cost in costs for part in cost.passes)
+    call = _measured_call(job, batch_size * longest // job.generator.options.steps)
     image = Measurement(flops, call.seconds * flops / max(call.flops, 1), call.base_bytes, call.peak_bytes)
     height, width = job.generator.options.size
     total = plan(
         image,
         remaining(items, out),
-        batch_size=1,
+        batch_size=1,  # the memory of a call is that of its rows, however many scenes share it
         evaluations=round(sum(cost.evaluations for cost in costs) / len(costs)),
         disk_bytes=3 * height * width + height * width / 8 + _LINE_BYTES,  # as much as an incompressible image
     )
@@ -80,14 +83,15 @@ def _usable(job: SceneFiles, items: Sequence[Item]) -> Iterator[Scene]:
             continue
 
 
-def _measured_call(job: SceneFiles) -> Measurement:
-    """One window, both halves of guidance, through control networks and denoiser."""
+def _measured_call(job: SceneFiles, rows: int) -> Measurement:
+    """Windows, both halves of guidance, through control networks and denoiser: `rows`, or all that a call takes."""
     generator = job.generator
     backbone, denoiser, side = generator.backbone, generator.denoiser, generator.options.window
     side = min(side, min(generator.options.large_size) // backbone.latent_stride)
+    windows = max(1, min(rows, generator.fusion.rows) // 2)
     with torch.inference_mode():
-        condition = backbone.condition(["", "road"], truncate=True)
+        condition = backbone.condition([""] * windows + ["road"] * windows, truncate=True)
         pixels = side * backbone.latent_stride
-        images = [torch.zeros(1, channels, pixels, pixels) for channels in denoiser.channels]
-        x_t = torch.zeros(2, backbone.latent_channels, side, side, device=backbone.device)
+        images = [torch.zeros(windows, channels, pixels, pixels) for channels in denoiser.channels]
+        x_t = torch.zeros(2 * windows, backbone.latent_channels, side, side, device=backbone.device)
         return measure(lambda: denoiser(x_t, 500, condition, denoiser.embed(images), guided=True), backbone.device)
