@@ -23,6 +23,9 @@ from perception.segmentation.side import SideNetwork
 from perception.segmentation.task_network import TaskNetwork, open_backbone
 from perception.segmentation.vpd import VPD, Trained
 
+_FINEST = 4  # stride of the side network's finest map
+_LEVELS = 4  # maps that the head reads
+
 
 class DepthNet(TaskNetwork):
     """VPD's depth network: the pyramid of an image told its room, fused and decoded to metres.
@@ -91,9 +94,11 @@ class DepthNet(TaskNetwork):
         else:
             self.encoder = TimmEncoder(encoder)
         widths = (fusion_channels, num_filters, deconv_kernels, decoder_channels)
-        self.side = None if side is None else SideNetwork(side, self.encoder.strides)
-        channels = self.encoder.channels if self.side is None else self.side.joined(self.encoder.channels)
-        self.head = DepthHead(channels, self.encoder.strides[0], *widths, max_depth)
+        strides, channels = self.encoder.strides, self.encoder.channels
+        self.side = None if side is None else SideNetwork(side, strides, _FINEST)
+        if self.side is not None:
+            strides, channels = self.side.strides, self.side.joined(channels)
+        self.head = DepthHead(channels[:_LEVELS], strides[0], *widths, max_depth)
         self._describe(task, backbone_fingerprint, image_size, metrics)
 
     @property
@@ -113,8 +118,8 @@ class DepthNet(TaskNetwork):
         return self.decode(self.with_side(padded, self.encoder(padded, given)), (images.shape[-2], images.shape[-1]))
 
     def with_side(self, images: Tensor, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The encoder's maps of padded images, with those of the side network where there is one."""
-        return maps if self.side is None else self.side(images, maps)
+        """The encoder's maps of padded images, with those of the side network where there is one: the finest four."""
+        return maps if self.side is None else self.side(images, maps)[:_LEVELS]
 
     def pad(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1], filled at the bottom and right with mid grey up to the coarsest stride."""

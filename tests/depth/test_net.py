@@ -100,9 +100,12 @@ def test_a_saved_network_is_the_same_network(tiny_sd, tmp_path, kind):
 
 def test_a_side_network_joins_the_maps(tiny_sd, tmp_path):
     network = make(str(tiny_sd), side="resnet18")
-    assert network.side.joined(network.encoder.channels) == tuple(
-        width + extra for width, extra in zip(network.encoder.channels, (128, 256, 512, 0), strict=True)
+    assert network.side.strides == (4, *network.encoder.strides)
+    assert network.side.joined(network.encoder.channels) == (
+        64,
+        *(width + extra for width, extra in zip(network.encoder.channels, (128, 256, 512, 0), strict=True)),
     )
+    assert network.head.stride == 4, "the finest four of the five maps"
     image = pictures(1, 50, 70)
     network.save_pretrained(tmp_path / "model")
     with torch.no_grad():
