@@ -50,7 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, then import the training stack, then test; 0, or 2 with one sentence on stderr."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.no_flip and args.tta is None:
+        parser.error("--no-flip leaves mirror images out of --tta; add --tta, or leave --no-flip out")
     try:
         from perception.engine.training.app import test
         from perception.engine.training.config import Overrides

@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the work dir")
     parser.add_argument("--amp", action="store_true", help="mixed precision")
-    parser.add_argument("--ema", type=float, metavar="MOMENTUM", help="validate and export averaged weights, e.g. 0.01")
+    parser.add_argument(
+        "--ema", type=_share, metavar="MOMENTUM", help="validate and export averaged weights, e.g. 0.01"
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -39,6 +41,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="override the config, e.g. train_cfg.max_epochs=3",
     )
     return parser
+
+
+def _share(text: str) -> float:
+    """An argparse type: a number between 0 and 1, both excluded."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1; expected a small number such as 0.01")
+    return value
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ _root = getenv("PERCEPTION_REFCOCO", "data/refcoco")
 _pipeline = [
     {"type": ReadReference},
     {"type": Squash, "size": (512, 512), "maps": True},
-    {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "sentence"]},
+    {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "sentence", "name"]},
 ]
 
 train_dataloader = {

@@ -1,4 +1,4 @@
-"""The backbone of the controls: timm's ResNet-18 from scratch, strides 4, 8, 16 and 32. `_delete_` drops the other."""
+"""The backbone of the controls, in the place of a diffusion model: timm's ResNet-18 from scratch, strides 4 to 32."""
 
 from mmseg.models import TIMMBackbone
 

@@ -1,7 +1,7 @@
 """VPD (Zhao et al. 2023) as published for semantic segmentation: Stable Diffusion 1.5, its denoiser fine-tuned.
 
 Model, optimiser, schedule and crops of the reference; a config adds data, classes and runtime. The clean latent is not
-scaled (`latent_scale` 1.0), the class names pass through 80 templates and a text adapter, FPN and head have 256
+scaled (`latent_scale` 1.0), each class is told as "a photo of a {}" through a text adapter, FPN and head have 256
 channels, the loss is averaged over ignored pixels too, and tests slide windows of 512 x 512. The norms of the head are
 shared between processes (`sync_bn`). AdamW at 8e-5, the denoiser at a tenth of it save for its transformer norms
 (`optim_wrapper.paramwise_cfg.quirks=False` slows down all of it); 1,500 iterations of warm-up on top of a linear decay
@@ -31,7 +31,6 @@ model["data_preprocessor"]["test_cfg"] = {"size": _window}
 model["backbone"].update(
     {
         "name": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "templates": "imagenet",
         "adapter": True,
         "latent_scale": 1.0,
         "train": "denoiser",

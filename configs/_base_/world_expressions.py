@@ -15,7 +15,7 @@ from perception.engine.training.prompted_transforms import RenderExpression
 _cache = "runs/world"
 _pipeline = [
     {"type": RenderExpression, "cache": _cache},
-    {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "sentence"]},
+    {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "sentence", "name"]},
 ]
 
 train_dataloader = {

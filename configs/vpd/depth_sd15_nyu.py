@@ -36,6 +36,7 @@ model = {
         "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
         "bgr_to_rgb": True,
         "size_divisor": 1,
+        "seg_pad_val": 0,  # no measurement
     },
     "network": {
         "type": DepthNet,

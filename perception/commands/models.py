@@ -53,7 +53,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str, *, any_si
         + (
             " (default: the shorter side as trained, else the image's size)"
             if any_size
-            else ", multiples of 64 (default: as trained, else the nearest to the image's)"
+            else ", multiples of 64 (default: as trained, or as tested by sliding windows, else the nearest to the"
+            " image's)"
         )
         + "; results have the image's own size",
     )

@@ -5,19 +5,17 @@ metres = DepthPredictor(network)(image)                     # PIL image -> float
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
 from perception.data.images import MIN_SIDE, image_tensor
 from perception.depth.net import DepthNet
-from perception.depth.windows import shift_window_flip
+from perception.depth.windows import averaged_depth
 from perception.errors import UserError
 
 Size = tuple[int, int]  # height, width in pixels
@@ -70,13 +68,8 @@ class DepthPredictor:
             given: what the network is told of this image: a room id, a caption, or nothing.
         """
         pixels = image_tensor(image.convert("RGB"), self.seen_size(image), fit="squash", interpolation="bilinear")[None]
-        depth = self._depth(pixels.to(self.device), None if given is None else [given])
+        told = None if given is None else [given]
+        depth = averaged_depth(self.network, pixels.to(self.device), told, windows=self.windows, flip=self.flip)
         if depth.shape[-2:] != (image.height, image.width):
             depth = F.interpolate(depth, (image.height, image.width), mode="bilinear")
         return depth[0, 0].cpu().numpy()
-
-    def _depth(self, pixels: Tensor, given: Sequence[Any] | None) -> Tensor:
-        if self.windows:
-            return shift_window_flip(self.network, pixels, given, count=self.windows, flip=self.flip)
-        depth = self.network(pixels, given)
-        return (depth + self.network(pixels.flip(-1), given).flip(-1)) / 2 if self.flip else depth

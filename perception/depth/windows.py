@@ -53,6 +53,22 @@ def shift_window_flip(
     return _overlap_mean(depth.split(len(images)), starts, len(regular), length, axis)
 
 
+@torch.no_grad()
+def averaged_depth(
+    predict: DepthFunction,
+    images: Tensor,  # RGB [B, 3, H, W] in [0, 1]
+    given: Sequence[Any] | None = None,
+    *,
+    windows: int | None = None,  # mean over so many squares of the shorter side; None or 0: the whole images at once
+    flip: bool = False,  # mean with the mirror images
+) -> Tensor:
+    """Depth float32 [B, 1, H, W], with or without windows and mirror images."""
+    if windows:
+        return shift_window_flip(predict, images, given, count=windows, flip=flip)
+    depth = predict(images, given)
+    return (depth + predict(images.flip(-1), given).flip(-1)) / 2 if flip else depth
+
+
 def _mirror_mean(predict: DepthFunction, windows: Tensor, given: list[Any] | None) -> Tensor:
     both = predict(torch.cat([windows, windows.flip(-1)]), None if given is None else given * 2)
     plain, mirrored = both.chunk(2)

@@ -49,7 +49,7 @@ class ConsistencyPredictor:
     def __init__(
         self,
         network: SemanticNetwork,  # in eval mode
-        size: Size | None = None,  # the network sees; None: that of its training, else the image's nearest
+        size: Size | None = None,  # the network sees; None: as trained or tested, see `network_input`
         device: torch.device | str = "cpu",  # where the network is
     ) -> None:
         self.network = network
@@ -65,7 +65,8 @@ class ConsistencyPredictor:
             UserError: the network has more logits or fewer than class names, and what the metrics raise.
         """
         target = torch.tensor(labels, device=self.device)
-        logits = self.network(network_input(image, self.size).to(self.device))[0].float()  # [K, h, w]
+        pixels = network_input(image, self.size, self.network.tested_side).to(self.device)
+        logits = self.network(pixels)[0].float()  # [K, h, w]
         if len(logits) != len(self.classes):
             raise UserError(f"the model gives {len(logits)} logits for its {len(self.classes)} classes; train it again")
         prediction, loss = judge(logits, target)

@@ -33,6 +33,7 @@ class SemanticNetwork(Protocol):
 
     classes: list[str]  # by class id
     image_size: Size | None  # it was trained at; None: any
+    tested_side: int | None  # shorter side of the pictures over which it slides windows, in pixels; None: no windows
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Logits [B, classes, H, W] of RGB images [B, 3, H, W] in [0, 1]."""
@@ -59,7 +60,7 @@ class SemanticPredictor:
     def __init__(
         self,
         network: SemanticNetwork,  # in eval mode
-        size: Size | None = None,  # the network sees; None: that of its training, else the image's nearest
+        size: Size | None = None,  # the network sees; None: as trained or tested, see `network_input`
         device: torch.device | str = "cpu",  # where the network is
         vpd: VPD | None = None,  # the network's backbone where it is one: for `maps`
     ) -> None:
@@ -74,7 +75,7 @@ class SemanticPredictor:
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> SemanticResult:
         """The class of every pixel of one image."""
-        logits = self.network(network_input(image, self.size).to(self.device)).float()
+        logits = self.network(self._pixels(image)).float()
         labels = largest(logits[0], (image.height, image.width))
         return SemanticResult(labels, self._areas(labels) if torch.isfinite(logits).all() else {"": float("nan")})
 
@@ -86,8 +87,11 @@ class SemanticPredictor:
             UserError: the network is no VPD that is told its class names.
         """
         vpd = check_maps(self.vpd, ClassNames)
-        maps = token_maps(vpd, vpd(network_input(image, self.size).to(self.device)))[0].cpu().numpy()
+        maps = token_maps(vpd, vpd(self._pixels(image)))[0].cpu().numpy()
         return dict(zip(self.classes, maps, strict=True))
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        return network_input(image, self.size, self.network.tested_side).to(self.device)
 
     def _areas(self, labels: np.ndarray) -> dict[str, float]:
         counts = np.bincount(labels.reshape(-1), minlength=len(self.classes)).tolist()
@@ -165,9 +169,16 @@ def _referred(text: str, margin: Tensor) -> ReferringResult:
     return ReferringResult(text, mask.cpu().numpy(), count / mask.numel(), score if finite else float("nan"))
 
 
-def network_input(image: Image.Image, size: Size | None) -> Tensor:
-    """One RGB image as [1, 3, h, w] in [0, 1], distorted to `size`, or to the nearest multiples of 64 pixels."""
-    height, width = size or nearest_size(image.height, image.width)
+def network_input(image: Image.Image, size: Size | None, shorter_side: int | None = None) -> Tensor:
+    """One RGB image as [1, 3, h, w] in [0, 1], at the multiples of 64 pixels nearest to its sides.
+
+    Args:
+        image: any mode, any size.
+        size: height and width to which it is distorted instead.
+        shorter_side: without a `size`, what the image is scaled to first, in pixels; None: it is not scaled.
+    """
+    scale = shorter_side / min(image.size) if shorter_side else 1
+    height, width = size or nearest_size(round(image.height * scale), round(image.width * scale))
     return image_tensor(image.convert("RGB"), (height, width), fit="squash", interpolation="bilinear")[None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from perception.backbones import DiffusionBackbone
 from perception.backbones.encoder_maps import check_encoder_strides
 from perception.conditioning import Conditioning
 from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.segmentation.vpd import VPD
 
 TRAINED = ("head", "text", "denoiser", "lora")
 
@@ -55,6 +59,21 @@ def check_options(
         raise UserError("attn_grad keeps the activations behind the maps; switch checkpointing off to use it")
     if train == "text" and not adapter and not list(conditioning.parameters()):
         raise UserError("train='text' has nothing to train; add adapter=True, or take learned tokens")
+
+
+def check_training(network: VPD) -> None:
+    """UserError where a training would leave parts of the text as they began, or an option without effect."""
+    idle = {
+        "adapter=True": network.adapter is not None,
+        "learned tokens": bool(list(network.conditioning.parameters())),
+        "attn_grad=True": network.attn_grad,
+    }
+    found = [option for option, there in idle.items() if there]
+    if network.trained == "head" and found:
+        raise UserError(
+            f"train='head' trains nothing before the head, so {' and '.join(found)} would have no effect; leave out"
+            " what is not wanted, or choose train='text', which trains adapter and tokens too"
+        )
 
 
 def check_sides(value: Tensor, multiple: int, what: str, unit: str) -> None:

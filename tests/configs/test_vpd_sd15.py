@@ -9,6 +9,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from perception.conditioning import class_table
 from perception.engine.training.classes import check_classes
 from perception.engine.training.config import Overrides, complete_model, load_config
 from perception.engine.training.registry import DATASETS, MODELS, TRANSFORMS
@@ -27,20 +28,21 @@ def load(classes, *options):
 
 
 def test_model_trains_the_denoiser_at_the_published_rates(classes, tiny_sd):
-    config = load(classes, f"model.backbone.name={tiny_sd}", "model.backbone.templates=['a {}']")
+    config = load(classes, f"model.backbone.name={tiny_sd}")
     complete_model(config)
     check_classes(config.model.to_dict(), None, "train_dataloader")
     model = MODELS.build(ConfigDict(config.model))
     vpd = model.backbone.vpd
     assert (vpd.trained, vpd.latent_scale, vpd.conditioning.tokens) == ("denoiser", 1.0, classes)
-    assert load(classes).model.backbone.templates == "imagenet"
+    names = DATASETS.get(config.model.backbone.names).METAINFO["classes"]
+    assert torch.equal(vpd.conditioning.table, class_table(vpd.backbone, names, templates=("a photo of a {}",)))
     groups = build_optim_wrapper(model, config.optim_wrapper.to_dict()).optimizer.param_groups
     assert {(round(g["lr"], 12), g["weight_decay"]) for g in groups} == {(8e-5, 1e-3), (8e-6, 1e-3), (8e-5, 0.0)}
     assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in model.parameters())
 
 
 def test_frozen_denoiser_by_one_option(classes, tiny_sd):
-    options = [f"model.backbone.name={tiny_sd}", "model.backbone.templates=['a {}']", "model.backbone.train=text"]
+    options = [f"model.backbone.name={tiny_sd}", "model.backbone.train=text"]
     config = load(classes, *options)
     complete_model(config)
     model = MODELS.build(ConfigDict(config.model))
@@ -84,7 +86,7 @@ def test_crops_are_512(classes, size):
 
 def test_long_photographs_are_tested_too(classes, tiny_sd):
     """More than four times as long as high: the windows would be smaller than 512 pixels, and the reference crashes."""
-    config = load(classes, f"model.backbone.name={tiny_sd}", "model.backbone.templates=['a {}']")
+    config = load(classes, f"model.backbone.name={tiny_sd}")
     config.model.update(test_cfg={"mode": "slide", "crop_size": (128, 128), "stride": (85, 85)})
     config.model.data_preprocessor.update(size=(128, 128), test_cfg={"size": (128, 128)})
     complete_model(config)

@@ -12,28 +12,34 @@ from perception.backbones.ldm_names import unet_ldm_names, vae_ldm_names
 from perception.engine.training.optim import UNET_PREFIX, Parameter, group_names
 
 
-def by_task(goldens, pattern):
-    """Task -> path of the files `<task>_<pattern>` in the VPD folder; at least one."""
-    found = {path.name.split("_")[0]: path for path in sorted((goldens / "vpd").glob(f"*_{pattern}"))}
+def by_stem(goldens, pattern):
+    """Stem -> path of the files `<stem>_<pattern>` in the VPD folder; at least one. Stems begin with the task."""
+    found = {path.name.removesuffix(f"_{pattern}"): path for path in sorted((goldens / "vpd").glob(f"*_{pattern}"))}
     assert found, f"no *_{pattern} in {goldens / 'vpd'}"
     return found
 
 
-def head_shapes(goldens, task):
-    """Official name -> shape of all trained tensors of `<task>_weights.safetensors`, buffers left out."""
-    with safe_open(goldens / "vpd" / f"{task}_weights.safetensors", "pt") as file:
+def task_of(stem):
+    """seg, refer or depth."""
+    (task,) = (task for task in ("seg", "refer", "depth") if stem.startswith(task))
+    return task
+
+
+def head_shapes(goldens, stem):
+    """Official name -> shape of all trained tensors of `<stem>_weights.safetensors`, buffers left out."""
+    with safe_open(goldens / "vpd" / f"{stem}_weights.safetensors", "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     buffers = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings")
     return {name: shape for name, shape in shapes.items() if not name.endswith(buffers)}
 
 
-def model_shapes(goldens, backbone, task):
+def model_shapes(goldens, backbone, stem):
     """Reference name -> shape of the whole network: tiny-sd under our map of names, and the head's tensors."""
-    prefix = "encoder." if task == "depth" else ""
+    prefix = "encoder." if task_of(stem) == "depth" else ""
     unet, vae = backbone.unet.state_dict(), backbone.vae.state_dict()
     shapes = {f"{prefix}{UNET_PREFIX}{ldm}": tuple(unet[name].shape) for name, ldm in unet_ldm_names(unet).items()}
     shapes |= {f"{prefix}encoder_vq.{ldm}": tuple(vae[name].shape) for name, ldm in vae_ldm_names(vae).items()}
-    return shapes | head_shapes(goldens, task)
+    return shapes | head_shapes(goldens, stem)
 
 
 def numbers(title):
@@ -43,11 +49,11 @@ def numbers(title):
 
 
 def test_param_groups(goldens, tiny_backbone):
-    for task, path in by_task(goldens, "param_groups.json").items():
+    for stem, path in by_stem(goldens, "param_groups.json").items():
         titles = json.loads(path.read_text())
         golden = {title: set(names) for title, names in titles.items() if "trainable=False" not in title}
         trained = set().union(*golden.values())
-        shapes = model_shapes(goldens, tiny_backbone, task)
+        shapes = model_shapes(goldens, tiny_backbone, stem)
         frozen = set(shapes) - trained
         assert trained <= set(shapes)
         assert all("encoder_vq." in name or f".{UNET_PREFIX}out." in f".{name}" for name in frozen)
@@ -55,7 +61,7 @@ def test_param_groups(goldens, tiny_backbone):
         described = {name: Parameter(name, len(shapes[name]), norm=False) for name in trained}
         ours = {
             (peak * factor.lr, decay * factor.decay): set(names)
-            for factor, names in group_names(described, f"vpd-{task}").items()
+            for factor, names in group_names(described, f"vpd-{task_of(stem)}").items()
         }
         assert len(ours) == len(golden)
         for title, names in golden.items():
@@ -67,16 +73,16 @@ def test_param_groups(goldens, tiny_backbone):
 
 def test_frozen_tensors_are_the_encoder(goldens, tiny_backbone):
     encoder = {f"encoder_vq.{name}" for name in vae_ldm_names(tiny_backbone.vae.state_dict()).values()}
-    listed = [json.loads(path.read_text()) for path in by_task(goldens, "param_groups.json").values()]
+    listed = [json.loads(path.read_text()) for path in by_stem(goldens, "param_groups.json").values()]
     for titles in listed:
         frozen = {name for title, names in titles.items() if "trainable=False" in title for name in names}
         assert frozen in (set(), encoder)
 
 
 def test_every_parameter_is_known(goldens, tiny_backbone):
-    for task, path in by_task(goldens, "grad_norms.json").items():
+    for stem, path in by_stem(goldens, "grad_norms.json").items():
         golden = {name: tuple(shape) for name, (shape, _) in json.loads(path.read_text()).items()}
-        ours = model_shapes(goldens, tiny_backbone, task)
+        ours = model_shapes(goldens, tiny_backbone, stem)
         assert golden.keys() == ours.keys()
         for name, shape in golden.items():  # ldm's VAE attention is a 1x1 convolution
             assert ours[name] in (shape, shape[:2] if shape[2:] == (1, 1) else shape), name

@@ -17,7 +17,7 @@ from perception.segmentation.referring import ReferringNet
 class Bright(nn.Module):
     """Class 1 where an image is bright; notes what it was given."""
 
-    classes, image_size = ["dark", "bright"], None
+    classes, image_size, tested_side = ["dark", "bright"], None, None
 
     def forward(self, images):
         self.seen = tuple(images.shape)
@@ -57,6 +57,25 @@ def test_size_of_the_option_of_the_model_of_the_image():
     assert network.seen[2:] == (64, 192)
     with pytest.raises(UserError, match=r"size 100x64 does not fit: .*; try 128x64"):
         SemanticPredictor(network, (100, 64))
+
+
+def test_sliding_networks_see_pictures_as_large_as_in_their_tests():
+    network = Bright()
+    network.tested_side = 128
+    SemanticPredictor(network)(picture(300, 400))
+    assert network.seen[2:] == (128, 192)  # 128 x 171 to the nearest multiples of 64
+    SemanticPredictor(network)(picture(50, 30))
+    assert network.seen[2:] == (192, 128)
+    SemanticPredictor(network, (64, 192))(picture(300, 400))
+    assert network.seen[2:] == (64, 192)
+
+
+def test_attention_maps_are_of_the_same_picture(make_vpd):
+    network, vpd = Bright(), make_vpd()
+    network.tested_side, network.classes = 64, ["cat", "traffic light", "sky"]
+    assert vpd.strides[1] in vpd.map_layers  # the finest with maps: cells of 16 pixels
+    maps = SemanticPredictor(network, vpd=vpd).maps(picture(300, 600))
+    assert maps["sky"].shape == (4, 8)
 
 
 def test_argmax_in_parts_is_the_argmax(monkeypatch):

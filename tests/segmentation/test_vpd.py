@@ -11,6 +11,7 @@ from perception.data.store import TensorStore
 from perception.errors import UserError
 from perception.segmentation import VPD, vpd_taps
 from perception.segmentation.maps import token_maps
+from perception.segmentation.vpd_checks import check_training
 
 KINDS = ("class_names", "learned", "captions", "empty", "class_id")
 
@@ -186,6 +187,22 @@ def test_state_round_trip(make_vpd, pixels):
 def test_mistakes_in_options(make_vpd, options, message):
     with pytest.raises(UserError, match=message):
         make_vpd(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        ("class_names", {"adapter": True}, "adapter=True would"),
+        ("learned", {}, "learned tokens would"),
+        ("class_names", {"attn_grad": True}, "attn_grad=True would"),
+        ("learned", {"adapter": True, "attn_grad": True}, "adapter=True and learned tokens and attn_grad=True would"),
+    ],
+)
+def test_a_training_of_the_head_alone_refuses_what_it_would_not_train(make_vpd, kind, options, named):
+    with pytest.raises(UserError, match=rf"so {named} have no effect; leave out .* or choose train='text'"):
+        check_training(make_vpd(kind, **options))
+    check_training(make_vpd(kind, **{"adapter": True, **options}, train="text"))
+    check_training(make_vpd())
 
 
 def test_mistakes_in_inputs(make_vpd, pixels):

@@ -20,6 +20,7 @@ from perception.errors import UserError
 from perception.segmentation import VPD, vpd_taps
 from perception.segmentation.referring import ReferringNet
 
+_WINDOW = [512, 512]  # pixels
 _FINE_TUNED = {"adapter": True, "latent_scale": 1.0, "train": "denoiser"}  # the reference feeds the raw VAE mean
 
 
@@ -110,8 +111,10 @@ def _segmentor(weights: Mapping[str, Tensor], backbone: str, names: Sequence[str
             "mean": [0.0, 0.0, 0.0],
             "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
             "bgr_to_rgb": True,
-            "size_divisor": 64,
-            "test_cfg": {"size_divisor": 64},
+            "size": _WINDOW,  # images smaller than a window are padded
+            "size_divisor": None,
+            "pad_val": 0.5,  # grey
+            "test_cfg": {"size": _WINDOW},
         },
         "backbone": {
             "type": "perception.VPDFeatures",
@@ -132,7 +135,7 @@ def _segmentor(weights: Mapping[str, Tensor], backbone: str, names: Sequence[str
             "loss_decode": {"type": "mmseg.models.CrossEntropyLoss", "avg_non_ignore": True},
         },
         "train_cfg": {},
-        "test_cfg": {"mode": "slide", "crop_size": [512, 512], "stride": [341, 341]},
+        "test_cfg": {"mode": "slide", "crop_size": _WINDOW, "stride": [341, 341]},
     }
 
 

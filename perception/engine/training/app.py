@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.runner.checkpoint import get_torch_safe_globals
-from torch import Tensor, nn
 
 from perception.data.files import write_atomic
-from perception.engine.convert.layouts import UNET
-from perception.engine.training.artifact import (
-    export_model,
-    export_network,
-    fingerprint_of,
-    read_artifact,
-    read_weights,
-)
-from perception.engine.training.check import find_type
+from perception.engine.training.artifact import read_artifact, read_weights
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
-from perception.engine.training.generator_export import export_generator
-from perception.engine.training.generator_model import GeneratorModel
-from perception.engine.training.hooks import check_state, evaluator_report, flush_store, unwrapped
+from perception.engine.training.export import export_best
+from perception.engine.training.hooks import evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distributed, use_mixed_precision
-from perception.engine.training.task_models import NETWORKS, TaskModel
 from perception.engine.training.tta import Views, augment_pipeline, averaging
+from perception.engine.training.weights import check_task, load_state, read_checkpoint, take_model, task_of
 from perception.errors import UserError
-from perception.metrics.confusion import format_report
+from perception.segmentation import VPD
+from perception.segmentation.vpd_checks import check_training
 
 _HOOKS = [{"type": f"perception.{name}"} for name in ("WholeCheckpoints", "FlushStore", "SourceCounts")]
-_SIGNS = {"semantic": "decode_head.", "referring": "network.decoder.", "depth": "network.head."}  # in checkpoints
-_ADAPTERS = {
-    "referring": "perception.ReferringSegmentor",
-    "depth": "perception.DepthEstimator",
-    "the source style": "perception.SourceGenerator",
-    "control": "perception.ControlGenerator",
-}
 
 
 def train(
@@ -73,10 +53,12 @@ def train(
         preflight(config, ("train_dataloader", "val_dataloader"))
         complete_model(config)
         runner = Runner.from_cfg(config)
+        if config.get("load_from") is None:  # else what stays as it is comes trained
+            _check_training(runner)
         with _guarded(runner):
             runner.train()
         if is_main_process():
-            _export_best(runner, config)
+            export_best(runner, config)
     return Path(config.work_dir) / "model"
 
 
@@ -101,7 +83,7 @@ def test(
         )
     artifact = read_artifact(weights) if weights.is_dir() else None
     state = read_weights(weights) if artifact else read_checkpoint(weights)
-    _check_task(config, state, artifact, weights)
+    check_task(config, state, artifact, weights)
     if views is not None:
         if task_of(config) != "semantic":
             raise UserError(
@@ -109,7 +91,7 @@ def test(
             )
         augment_pipeline(config, views)
     if artifact:
-        _take_model(config, artifact)
+        take_model(config, artifact)
         state = {f"network.{key}": value for key, value in state.items()} if "task" in artifact else state
     preflight(config, ("test_dataloader",))
     complete_model(config)
@@ -119,31 +101,13 @@ def test(
     config.custom_hooks = [*(config.get("custom_hooks") or []), *pictures]
     with distributed(config):
         runner = Runner.from_cfg(_for_testing(config))
-        _load_state(runner.model, state, weights, artifact)
+        load_state(runner.model, state, weights, artifact)
         with _guarded(runner):
             runner.test()
         report = evaluator_report(runner.test_evaluator)
         if is_main_process():
             write_atomic(Path(config.work_dir) / "test_metrics.json", json.dumps(report, indent=1).encode())
     return report
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The model weights of an mmengine checkpoint, read without running pickled code.
-
-    Raises:
-        UserError: the file is missing, torn, or no checkpoint.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name a .pth file or the folder WORK_DIR/model")
-    if not zipfile.is_zipfile(path):  # torch.save writes a zip; its directory stands at the end, so a torn one is none
-        raise UserError(f"{path} is no checkpoint, or a torn one; train again or copy it again")
-    try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no checkpoint of mmengine with plain tensors ({reason}); train again") from error
 
 
 @contextmanager
@@ -164,77 +128,26 @@ def _guarded(runner: Runner) -> Iterator[None]:
 
 
 def _metrics_file(config: Config) -> dict[str, Any]:
-    """The hook that picks the best validation by what the checkpoint hook picks it by."""
+    """The hook that picks the best validation by what the checkpoint hook picks it by: one figure, by its name."""
     chosen = config.default_hooks.get("checkpoint") or {}
     key, rule = chosen.get("save_best") or "mIoU", chosen.get("rule") or "greater"
+    if not isinstance(key, str) or key == "auto":
+        raise UserError(
+            f"default_hooks.checkpoint.save_best is {key!r}; name the one figure that chooses the best validation, such"
+            " as mIoU, or rmse with default_hooks.checkpoint.rule=less"
+        )
     return {"type": "perception.MetricsFile", "key": key, "rule": rule}
 
 
-def _check_task(config: Config, state: Mapping[str, Tensor], artifact: dict[str, Any] | None, source: Path) -> None:
-    """UserError for the weights of another task, and for those of a published checkpoint as it is."""
-    if any(name.startswith(UNET) for name in state):
-        raise UserError(
-            f"{source} is a checkpoint of VPD's authors; make a folder of it with `perception convert` first"
-        )
-    signs = (task for task, prefix in _SIGNS.items() if any(name.startswith(prefix) for name in state))
-    wanted = task_of(config)
-    task = artifact.get("task", "semantic") if artifact else next(signs, wanted)
-    if task != wanted:
-        raise UserError(f"{source} is a model for {task}, but the data of this config are for {wanted}; match the two")
-
-
-def _take_model(config: Config, artifact: dict[str, Any]) -> None:
-    """Put the model of an artifact into a config, in place; store and test options stay the config's."""
-    task = artifact.get("task", "semantic")
-    if task != "semantic":
-        arguments = {key: value for key, value in artifact.items() if key != "metrics"}
-        config.model.network = {"type": NETWORKS[task], **arguments}
-        return
-    store = config.model.backbone.get("store")
-    own = artifact["model"]
-    config.model = own | {"backbone": own["backbone"] | ({"store": store} if store else {})}
+def _check_training(runner: Runner) -> None:
+    for module in unwrapped(runner.model).modules():
+        if isinstance(module, VPD):
+            check_training(module)
 
 
 def _check_work_dir(work_dir: Path, resume: bool) -> None:
     if (work_dir / "last_checkpoint").exists() and not resume:
         raise UserError(f"{work_dir} already holds a run; add --resume to continue it, or choose another --work-dir")
-
-
-def _export_best(runner: Runner, config: Config) -> None:
-    work_dir = Path(config.work_dir)
-    best = runner.message_hub.runtime_info.get("best_ckpt")
-    model = unwrapped(runner.model)
-    if best is not None:
-        model.load_state_dict(read_checkpoint(Path(best)))
-    path = work_dir / "metrics.json"
-    figures = json.loads(path.read_text())["best"] if path.exists() else {}
-    folder = work_dir / "model"
-    if isinstance(model, GeneratorModel):
-        export_generator(model, folder, config.train_dataloader.dataset.to_dict(), figures)
-        runner.logger.info(f"trained network: {folder}, all validations: {path}")
-        return
-    size = _image_size(runner, config)
-    if isinstance(model, TaskModel):
-        export_network(model.network, folder, size, figures)
-    else:
-        export_model(model, config.model.to_dict(), runner.train_dataloader.dataset.metainfo, folder, size, figures)
-    if "IoU" in figures:
-        title = f"best validation (iteration {figures['iteration']}) [%]"
-        runner.logger.info(format_report(figures, title))
-    runner.logger.info(f"trained head: {folder}, all validations: {path}")
-
-
-def _image_size(runner: Runner, config: Config) -> list[int] | None:
-    """Height and width of the training images; None where inference slides over images of any size."""
-    if config.model.get("test_cfg", {}).get("mode") == "slide":
-        return None
-    return list(runner.train_dataloader.dataset[0]["inputs"].shape[-2:])
-
-
-def task_of(config: Config) -> str:
-    """semantic, referring, depth, or a stage of the generator: what the model of a config is for."""
-    target = find_type(config.model.type)
-    return next((task for task, name in _ADAPTERS.items() if find_type(name) is target), "semantic")
 
 
 def _for_testing(config: Config) -> Config:
@@ -250,17 +163,3 @@ def _for_testing(config: Config) -> Config:
     )
     kept = {key: value for key, value in config.to_dict().items() if key not in names}
     return Config({**kept, "default_hooks": {"checkpoint": None, "param_scheduler": None}}, filename=config.filename)
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], source: Path, artifact: dict[str, Any] | None) -> None:
-    model = unwrapped(model)
-    check_state(state, model.state_dict(), str(source))
-    model.load_state_dict(state)
-    if artifact is None or isinstance(model, TaskModel):  # a network compares fingerprints when it is made
-        return
-    found = fingerprint_of(model)
-    if artifact.get("backbone_fingerprint") != found:
-        raise UserError(
-            f"{source} was trained on backbone weights {artifact.get('backbone_fingerprint')}, but those here are"
-            f" {found}; use the same backbone or train the head again"
-        )

@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from perception.data.images import image_tensor
 from perception.engine.training.check import find_type
 from perception.engine.training.hooks import check_state
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
+from perception.segmentation.predictor import network_input
 from perception.segmentation.task_network import TaskNetwork
 
 _CARD = """---
@@ -45,6 +45,8 @@ labels = SegmentationModel.from_pretrained(FOLDER).predict(PIL.Image.open("stree
 {figures}
 """
 
+_TASKS = ("referring", "depth")  # of a config.json that names one
+
 
 class SegmentationModel(nn.Module, PyTorchModelHubMixin):
     """A trained mmseg segmentor: RGB images in [0, 1] to class logits.
@@ -61,11 +63,14 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
         image_size: Sequence[int] | None = None,  # height, width the head was trained at; None: as the image is
         backbone_fingerprint: str | None = None,  # of the diffusion backbone; None: any other backbone
         metrics: dict[str, Any] | None = None,  # of the validation that chose these weights
+        tested_side: int | None = None,  # shorter side of the pictures over which windows slide; None: the window's
     ) -> None:
         super().__init__()
         self.classes = list(classes)
         self.palette = [list(colour) for colour in palette]
         self.image_size = None if image_size is None else (image_size[0], image_size[1])
+        test = model.get("test_cfg") or {}
+        self.tested_side = tested_side or (min(test["crop_size"]) if test.get("mode") == "slide" else None)
         self.metrics = metrics or {}
         self.backbone_name = str(model["backbone"].get("name") or model["backbone"].get("model_name"))
         self.segmentor = MODELS.build(ConfigDict(model))
@@ -89,10 +94,8 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
     @torch.inference_mode()
     def predict(self, image: Image.Image) -> np.ndarray:
         """Class ids uint8 [H, W] of one image, at its own size."""
-        size = self.image_size or (_whole_cells(image.height), _whole_cells(image.width))
-        pixels = image_tensor(image.convert("RGB"), size, fit="squash", interpolation="bilinear")
-        device = next(self.parameters()).device
-        logits = self(pixels[None].to(device))
+        pixels = network_input(image, self.image_size, self.tested_side)
+        logits = self(pixels.to(next(self.parameters()).device))
         full = nn.functional.interpolate(logits, (image.height, image.width), mode="bilinear")
         return full.argmax(1)[0].to(torch.uint8).cpu().numpy()
 
@@ -111,11 +114,6 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
             raise UserError(f"the weights in {kwargs.get('model_id')} do not fit its config.json: {reason}") from error
 
 
-def _whole_cells(side: int) -> int:
-    """The nearest multiple of 64 pixels: a VAE of factor 8 and three halvings of the denoiser."""
-    return max(64, round(side / 64) * 64)
-
-
 def export_model(
     segmentor: nn.Module,
     model_config: Mapping[str, Any],
@@ -123,6 +121,8 @@ def export_model(
     folder: Path,
     image_size: Sequence[int] | None,
     metrics: Mapping[str, Any],
+    *,
+    tested_side: int | None = None,
 ) -> None:
     """Write the artifact folder of a trained segmentor; an older one at this place is replaced when all is written.
 
@@ -132,6 +132,7 @@ def export_model(
         metainfo: classes and palette of the data set.
         image_size: height and width of the training images, None where they vary.
         metrics: kept in config.json.
+        tested_side: shorter side of the pictures over which windows slide, where it is not the window's.
     """
     model = SegmentationModel(
         model=portable(model_config),
@@ -140,6 +141,7 @@ def export_model(
         image_size=list(image_size) if image_size else None,
         backbone_fingerprint=fingerprint_of(segmentor),
         metrics=dict(metrics),
+        tested_side=tested_side,
     )
     check_state(segmentor.state_dict(), model.segmentor.state_dict(), "the trained model")
     model.segmentor.load_state_dict(segmentor.state_dict())
@@ -168,7 +170,7 @@ def read_artifact(folder: Path) -> dict[str, Any]:
     """The config.json of an artifact folder.
 
     Raises:
-        UserError: config.json or model.safetensors is missing, or config.json is broken.
+        UserError: config.json or model.safetensors is missing, or config.json is broken or of something else.
     """
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
@@ -176,9 +178,15 @@ def read_artifact(folder: Path) -> dict[str, Any]:
                 f"{folder} is no folder of a trained head: {name} is missing; name WORK_DIR/model or a .pth file"
             )
     try:
-        return json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
         raise UserError(f"{folder}/config.json is broken ({error}); copy the folder again") from error
+    own = isinstance(config, dict) and (
+        config.get("task") in _TASKS or config.keys() >= {"model", "classes", "palette"}
+    )
+    if not own:
+        raise UserError(f"{folder}/config.json describes no trained head; name WORK_DIR/model or a .pth file")
+    return config
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class _Records(BaseDataset):
 
 @DATASETS.register_module()
 class WorldExpressions(_Records):
-    """Referring expressions of street scenes: in training one per view of a scene, else every one.
+    """Referring expressions of street scenes: in training one per view of a scene, else every one, with a `name`.
 
     Raises:
         UserError: an unknown split or domain.
@@ -53,7 +53,11 @@ class WorldExpressions(_Records):
         records = scene_records(split, count, domain, size)
         if every:
             folder = Path(cache) if cache else None
-            records = [{**r, "expression": i} for r in records for i in range(_expressions(r["scene"], folder))]
+            records = [
+                {**r, "expression": i, "name": f"{r['img_path']}_{i}"}
+                for r in records
+                for i in range(_expressions(r["scene"], folder))
+            ]
         super().__init__(records, pipeline, test_mode)
 
 
@@ -81,7 +85,7 @@ class WorldDepth(_Records):
 
 @DATASETS.register_module()
 class RefCOCO(_Records):
-    """RefCOCO, RefCOCO+ or RefCOCOg; see `perception.data.refcoco`.
+    """RefCOCO, RefCOCO+ or RefCOCOg; see `perception.data.refcoco`. With `every`, entries have a `name` of their own.
 
     Raises:
         UserError: a missing file or split, or an empty sentence.
@@ -104,7 +108,11 @@ class RefCOCO(_Records):
         references = refcoco.read_references(data_root, name, split, author, images)[:count]
         records: list[dict[str, Any]] = [{"reference": r, "img_path": str(r.image)} for r in references]
         if every:
-            records = [{**r, "expression": i} for r in records for i in range(len(r["reference"].sentences))]
+            records = [
+                {**r, "expression": i, "name": f"{r['reference'].image.stem}_{r['reference'].ref_id}_{i}"}
+                for r in records
+                for i in range(len(r["reference"].sentences))
+            ]
         super().__init__(records, pipeline, test_mode)
 
 

@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from perception.engine.training.precision import BFloat16OptimWrapper
+from perception.errors import UserError
 
 # What mmengine writes at the start of a run and nobody reads: blocks of hundreds of lines, warnings about itself.
 _LOG_FILE_ONLY = (
@@ -56,6 +57,9 @@ def distributed(config: Config) -> Iterator[None]:
 
     mmengine knows distributed training on accelerators alone: it asks CUDA for a device and hands DDP its number. So
     on CPUs the process group is opened here, which the Runner respects, and DDP gets no device.
+
+    Raises:
+        UserError: norms are to be shared between processes on CPUs, which torch cannot.
     """
     if "RANK" not in os.environ:
         yield
@@ -63,6 +67,11 @@ def distributed(config: Config) -> Iterator[None]:
     config.launcher = "pytorch"
     opened_here = not torch.distributed.is_initialized()
     if not torch.cuda.is_available():
+        if config.get("sync_bn"):
+            raise UserError(
+                f"sync_bn={config.sync_bn!r} shares norms between processes, which works on GPUs alone; on CPUs add"
+                " --cfg-options sync_bn=None"
+            )
         if opened_here:
             torch.distributed.init_process_group("gloo")
         on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}

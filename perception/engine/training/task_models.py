@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from perception.depth import DepthNet, silog_loss
-from perception.depth.windows import shift_window_flip
+from perception.depth.windows import averaged_depth
 from perception.engine.training.check import find_type
 from perception.engine.training.frozen import shared_backbone
 from perception.engine.training.registry import MODELS
@@ -92,7 +92,7 @@ class DepthEstimator(TaskModel):
         network: dict[str, Any],  # type DepthNet and its arguments
         reduction: Literal["batch", "image"] = "batch",  # of the loss: pool the pixels, or average over images
         windows: int | None = None,  # in tests: square windows along the longer side; None: the whole image
-        flip: bool = False,  # in tests: average with the mirror image (with `windows`)
+        flip: bool = False,  # in tests: average with the mirror image
         store: str | None = None,  # folder of computed features or latents
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
@@ -106,10 +106,7 @@ class DepthEstimator(TaskModel):
         if mode == "loss":
             target = torch.stack([sample.gt_depth_map.data for sample in data_samples])
             return {"loss": silog_loss(self.depth(inputs, given), target, reduction=self.reduction)}
-        if self.windows is None:
-            depth = self.depth(inputs, given)
-        else:
-            depth = shift_window_flip(self.depth, inputs, given, count=self.windows, flip=self.flip)
+        depth = averaged_depth(self.depth, inputs, given, windows=self.windows, flip=self.flip)
         for row, sample in zip(depth, data_samples, strict=True):
             size = sample.gt_depth_map.shape if "gt_depth_map" in sample else sample.ori_shape
             sample.pred_depth_map = PixelData(data=resized(row[None], size)[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmcv.transforms import Resize
 from mmengine.config import Config
+from mmseg.datasets import PackSegInputs
 
 from perception.engine.training.check import find_type
 from perception.errors import UserError
@@ -34,7 +35,8 @@ class Views:
 def augment_pipeline(config: Config, views: Views) -> None:
     """Put the test pipeline of a semantic config, from its Resize on, into `TestTimeAug`, in place.
 
-    Labels must be read behind the resizing, so that they stay as they are; all configs here do so.
+    Labels must be read behind the resizing, so that they stay as they are; all configs here do so. Data samples keep
+    `flip` and `flip_direction`, by which predictions are mirrored back.
 
     Raises:
         UserError: the test pipeline has no Resize to vary.
@@ -48,7 +50,7 @@ def augment_pipeline(config: Config, views: Views) -> None:
         )
     sizes = [_scaled(pipeline[place], ratio) for ratio in views.ratios]
     flips = [{"type": "mmcv.transforms.RandomFlip", "prob": p} for p in ((0.0, 1.0) if views.flip else (0.0,))]
-    steps = [sizes, flips, *([step] for step in pipeline[place + 1 :])]
+    steps = [sizes, flips, *([_with_flips(step)] for step in pipeline[place + 1 :])]
     augmented = {"type": "mmcv.transforms.TestTimeAug", "transforms": steps}
     config.test_dataloader.dataset.pipeline = [*pipeline[:place], augmented]
 
@@ -56,6 +58,13 @@ def augment_pipeline(config: Config, views: Views) -> None:
 def averaging(config: Config) -> None:
     """Put the completed model behind mmseg's SegTTAModel, which averages the probabilities of all views, in place."""
     config.model = {"type": "mmseg.models.SegTTAModel", "module": config.model.to_dict()}
+
+
+def _with_flips(step: dict[str, Any]) -> dict[str, Any]:
+    """The step itself; of one that names the keys to keep, with those of a mirror image among them."""
+    if find_type(step["type"]) is not PackSegInputs or "meta_keys" not in step:
+        return step
+    return {**step, "meta_keys": list(dict.fromkeys([*step["meta_keys"], "flip", "flip_direction"]))}
 
 
 def _scaled(resize: dict[str, Any], ratio: float) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from perception.backbones.ldm_names import unet_ldm_names, vae_ldm_names
@@ -14,6 +17,27 @@ BUFFERS = (
     *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
     *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
 )
+# Options of the reference that no checkpoint tells, as published: the converter takes these.
+PUBLISHED = {"attn_selector": "up_cross+down_cross", "max_attn_size": None}
+
+
+@pytest.fixture
+def golden(goldens):
+    """Function kind -> (tensors, head weights, config) of a golden with the published options: seg, refer or depth."""
+    return lambda kind: read_golden(goldens, kind)
+
+
+def read_golden(goldens, kind):
+    """The first golden of a task whose options are the published ones; the test is skipped where there is none."""
+    paths = [p for p in sorted((goldens / "vpd").glob(f"{kind}*.safetensors")) if not p.stem.endswith("_weights")]
+    assert paths, f"no {kind}*.safetensors in {goldens / 'vpd'}"
+    published = PUBLISHED | {"use_attn": kind != "depth"}
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            config = json.loads(file.metadata()["config"])
+        if all(config.get(key, value) == value for key, value in published.items()):
+            return load_file(path), load_file(path.with_name(f"{path.stem}_weights.safetensors")), config
+    return pytest.skip(f"no {kind}*.safetensors of a network with the published options")
 
 
 def reference_weights(goldens, backbone, kind):
@@ -29,7 +53,7 @@ def reference_weights(goldens, backbone, kind):
         weights = {name: value for name, value in weights.items() if ".diffusion_model.out." not in name}
     if kind == "seg":
         weights |= {f"sd_model.{name}": torch.zeros(1000) for name in BUFFERS}
-    head = load_file(goldens / "vpd" / f"{kind}_weights.safetensors")
+    _, head, _ = read_golden(goldens, kind)
     return weights | {name: value.float() if value.is_floating_point() else value for name, value in head.items()}
 
 

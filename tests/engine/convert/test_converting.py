@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from safetensors import safe_open
+from mmseg.structures import SegDataSample
 from safetensors.torch import load_file
 
 from perception.depth.net import DepthNet
@@ -30,13 +30,6 @@ def convert(tiny_sd, tmp_path):
     return run
 
 
-def golden(goldens, kind):
-    """Tensors and config of one golden file."""
-    path = goldens / "vpd" / f"{kind}.safetensors"
-    with safe_open(path, "pt") as file:
-        return load_file(path), json.loads(file.metadata()["config"])
-
-
 def images(value):
     """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [0, 1], contiguous."""
     return value.permute(0, 3, 1, 2).contiguous().float() / 255
@@ -47,8 +40,8 @@ def assert_close(found, wanted, tolerance):
     assert float((found - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
 
 
-def test_semantic(checkpoint, convert, goldens):
-    tensors, config = golden(goldens, "seg")
+def test_semantic(checkpoint, convert, golden):
+    tensors, _, config = golden("seg")
     out, report = convert("seg", checkpoint("seg"))
     assert len(report.dropped) == 12 + 4  # buffers of the schedule, the denoiser's last norm and convolution
     assert f"{config['K']} classes, numbered" in report.note
@@ -59,8 +52,31 @@ def test_semantic(checkpoint, convert, goldens):
     assert_close(logits[..., :: config["sub"], :: config["sub"]], tensors["logits"], 2e-5)
 
 
-def test_referring(checkpoint, convert, goldens):
-    tensors, config = golden(goldens, "refer")
+def test_semantic_model_is_tested_as_published(checkpoint, convert, golden):
+    """Sliding windows, as tools/test.py runs the folder's model; the fixture's window in the place of 512 x 512."""
+    tensors, _, config = golden("seg")
+    out, _ = convert("seg", checkpoint("seg"))
+    model = json.loads((out / "config.json").read_text())["model"]
+    assert model["test_cfg"] == {"mode": "slide", "crop_size": [512, 512], "stride": [341, 341]}
+    window = [config["base"]] * 2
+    model["test_cfg"].update(crop_size=window, stride=[config["stride"]] * 2)
+    for place in (model["data_preprocessor"], model["data_preprocessor"]["test_cfg"]):
+        assert place["size"] == [512, 512]
+        place["size"] = window
+    converted = SegmentationModel.from_pretrained(out, model=model)
+    assert converted.tested_side == config["base"]
+    picture = tensors["slide_image_u8"][0].flip(-1).permute(2, 0, 1)  # BGR, as data sets give it
+    sample = SegDataSample(metainfo={"ori_shape": tuple(config["ori"]), "img_shape": tuple(picture.shape[1:])})
+    with torch.inference_mode():
+        (found,) = converted.segmentor.test_step({"inputs": [picture.contiguous()], "data_samples": [sample]})
+    probability = found.seg_logits.data.softmax(0)[None]
+    assert_close(probability[..., :: config["sub"], :: config["sub"]], tensors["slide_prob"], 2e-5)
+    best, second = probability.topk(2, dim=1).values.unbind(1)
+    assert not ((found.pred_sem_seg.data != tensors["slide_pred"]) & (best - second >= 1e-5)).any()
+
+
+def test_referring(checkpoint, convert, golden):
+    tensors, _, config = golden("refer")
     out, report = convert("refer", checkpoint("refer"))
     assert report.note == f"sentences of {config['L']} tokens"
     network = ReferringNet.from_pretrained(out).eval()
@@ -70,12 +86,12 @@ def test_referring(checkpoint, convert, goldens):
     assert_close(logits, tensors["logits_low"], 2e-5)
 
 
-def test_depth(checkpoint, convert, goldens):
-    tensors, config = golden(goldens, "depth")
+def test_depth(checkpoint, convert, golden):
+    tensors, weights, config = golden("depth")
     out, report = convert("depth", checkpoint("depth"))
-    rooms = len(load_file(goldens / "vpd" / "depth_weights.safetensors")["encoder.class_embeddings"])
-    assert report.note == f"{rooms} rooms"
+    assert report.note == f"{len(weights['encoder.class_embeddings'])} rooms"
     network = DepthNet.from_pretrained(out).eval()
+    network.head.max_depth = config["max_depth"]  # no checkpoint tells it
     picture = images(tensors["image_u8_half"][:1].repeat_interleave(2, 1).repeat_interleave(2, 2))
     with torch.inference_mode():
         depth = network(picture, tensors["class_ids"][:1].tolist())
@@ -105,11 +121,14 @@ def test_every_key_that_does_not_fit_is_listed(checkpoint, convert, kind):
     assert text.count("\n") == 0
 
 
-def test_sizes_follow_the_majority(checkpoint, convert):
+def test_sizes_follow_the_majority(checkpoint, convert, golden):
+    out, width = golden("refer")[1]["classifier.conv1_3.weight"].shape[:2]
+
     def spoil(weights):
         weights["classifier.conv1_3.weight"] = weights["classifier.conv1_3.weight"][:-1]
 
-    with pytest.raises(UserError, match=r"\(mis-shaped: classifier\.conv1_3\.weight is \[31, 76, 3, 3\], expected"):
+    found = rf"classifier\.conv1_3\.weight is \[{out - 1}, {width}, 3, 3\], expected"
+    with pytest.raises(UserError, match=rf"\(mis-shaped: {found}"):
         convert("refer", checkpoint("refer", spoil))
 
 
@@ -137,8 +156,8 @@ def test_half_precision_is_the_same_autoencoder(checkpoint, convert):
     assert load_file(out / "model.safetensors")["encoder.adapter.gamma"].dtype == torch.float32
 
 
-def test_class_names(checkpoint, convert, goldens):
-    count = golden(goldens, "seg")[1]["K"]
+def test_class_names(checkpoint, convert, golden):
+    count = golden("seg")[2]["K"]
     names = [f"thing {i}" for i in range(count)]
     with pytest.raises(UserError, match=f"{count + 1} class names were given, but the checkpoint has {count} classes"):
         convert("seg", checkpoint("seg"), classes=[*names, "more"])

@@ -105,3 +105,11 @@ def test_incomplete_folders(folder):
     (path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"config.json is broken"):
         read_artifact(path)
+
+
+@pytest.mark.parametrize("config", [{"_class_name": "UNet2DConditionModel"}, {"task": "swimming"}, ["task"]])
+def test_folders_of_something_else(folder, config):
+    path, _ = folder
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config.json describes no trained head; name WORK_DIR/model or a .pth file"):
+        read_artifact(path)

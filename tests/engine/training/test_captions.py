@@ -13,6 +13,7 @@ from perception.engine.training.captions import ReadCaption
 from perception.engine.training.channels import with_channels
 from perception.engine.training.config import Overrides, load_config
 from perception.engine.training.registry import MODELS
+from perception.engine.training.weights import read_checkpoint
 from perception.errors import UserError
 
 STEMS = [f"{split}{i}" for split, count in (("train", 4), ("val", 2), ("test", 2)) for i in range(count)]
@@ -46,7 +47,7 @@ def test_train_and_test(config, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     (checkpoint,) = (tmp_path / "run").glob("best_*.pth")
     before = MODELS.build(ConfigDict(stored["model"])).state_dict()
-    trained = app.read_checkpoint(checkpoint)
+    trained = read_checkpoint(checkpoint)
     moved = {name for name, value in trained.items() if value.dtype.is_floating_point and (value != before[name]).any()}
     assert {"neck.lateral_convs.1.conv.weight", "decode_head.conv_seg.weight"} <= moved
     assert metrics["best"]["mIoU"] >= 0

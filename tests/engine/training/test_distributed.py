@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from perception.engine.training.config import Overrides, load_config
+from perception.engine.training.runner import distributed
+from perception.errors import UserError
 
 SCRIPT = Path(__file__).with_name("loss_file.py")
 STEPS = 3
@@ -64,6 +66,16 @@ def config(script, tiny_sd, tmp_path):
     made.custom_hooks = [{"type": "perception.LossFile"}]
     made.dump(tmp_path / "config.py")
     return tmp_path / "config.py"
+
+
+def test_shared_norms_need_gpus(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = load_config("configs/vpd/vpd_sd15_ade20k.py")
+    sentence = r"sync_bn='torch' .* works on GPUs alone; .* --cfg-options sync_bn=None"
+    with pytest.raises(UserError, match=sentence), distributed(config):
+        pytest.fail("the training began")
+    assert load_config("configs/vpd/vpd_sd15_ade20k.py", Overrides(["sync_bn=None"])).sync_bn is None
 
 
 def test_two_processes_are_one_with_the_doubled_batch(script, config, tiny_backbone, tmp_path):

@@ -5,7 +5,9 @@ import pytest
 from mmengine.registry import init_default_scope
 
 from perception.conditioning import NYU_ROOMS
+from perception.engine.training.config import load_config
 from perception.engine.training.datasets import FixedViews
+from perception.engine.training.panels import picture_name
 from perception.engine.training.prompted_data import NYUDepth, RefCOCO, WorldExpressions
 from perception.engine.training.registry import DATASETS
 from perception.engine.training.samplers import EpochViews
@@ -28,6 +30,20 @@ def test_evaluation_counts_every_sentence_of_a_split(refcoco_folder, name, split
     assert said == ["The red one", "left", "blue one", "right", "lower right"] * 2
     first = RefCOCO(refcoco_folder, name, split, every=True, count=1, pipeline=READ)
     assert len(first) == 2  # references are counted, not sentences
+
+
+@pytest.mark.parametrize("config", ["refer_sd15_refcoco", "refer_mini_world"])
+def test_pictures_of_equal_sentences_have_names_of_their_own(refcoco_folder, tmp_path, config):
+    dataset = load_config(f"configs/vpd/{config}.py").test_dataloader.dataset.to_dict()
+    if config == "refer_mini_world":
+        dataset |= {"count": 1, "size": (64, 64), "cache": str(tmp_path)}
+        dataset["pipeline"][0]["cache"] = str(tmp_path)
+    else:
+        dataset["data_root"] = str(refcoco_folder)
+    samples = [sample["data_samples"] for sample in DATASETS.build(dataset)]
+    for sample in samples:
+        sample.set_metainfo({"sentence": "left"})
+    assert len({picture_name(sample) for sample in samples}) == len(samples) > 1
 
 
 def test_training_goes_through_the_sentences_of_each_reference(refcoco_folder):

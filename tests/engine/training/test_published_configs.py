@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 from safetensors.torch import load_file
 
 from perception.engine.training.config import load_config
+from perception.engine.training.registry import MODELS
 from perception.metrics.depth import NYU_CROP
 
 REFERRING = {
@@ -51,6 +54,18 @@ def test_the_protocol_of_depth():
     assert config.train_dataloader.batch_size * 8 == 24
     assert tuple(config.test_evaluator.crop) == NYU_CROP and config.test_evaluator.max_depth == 10
     assert (config.model.windows, config.model.flip) == (2, True)
+
+
+@pytest.mark.parametrize("path", [DEPTH, "configs/vpd/depth_mini_world.py"])
+def test_padding_of_smaller_images_has_no_depth(path):
+    preprocessor = MODELS.build(load_config(path).model.data_preprocessor.to_dict())
+    sizes = ((48, 64), (64, 48))
+    samples = [SegDataSample(gt_depth_map=PixelData(data=torch.full((1, *size), 2.0))) for size in sizes]
+    data = {"inputs": [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes], "data_samples": samples}
+    for sample, (height, width) in zip(preprocessor(data, training=True)["data_samples"], sizes, strict=True):
+        depth = sample.gt_depth_map.data
+        assert depth.shape == (1, 64, 64) and (depth[:, :height, :width] == 2).all()
+        assert depth.sum() == 2 * height * width
 
 
 def _small(tiny_sd, **options):

@@ -129,6 +129,14 @@ def test_depth_windows_and_mirror_images(depth):
     assert windows.pred_depth_map.data.isfinite().all()
 
 
+def test_depth_and_mirror_images_without_windows(depth, monkeypatch):
+    images, ramp = _images(1, 64, 128), torch.linspace(0, 1, 128)
+    monkeypatch.setattr(depth, "depth", lambda pixels, given: pixels[:, :1] + ramp)  # what lies right is farther
+    depth.flip = True
+    (found,) = depth(images, _samples(images, gt_depth_map=[torch.ones(1, 64, 128)]), mode="predict")
+    assert torch.allclose(found.pred_depth_map.data, images[0, :1] + 0.5)
+
+
 def test_features_are_computed_once_per_image_and_sentence(referring, calls):
     images = _images()
     for _ in range(2):
@@ -212,6 +220,13 @@ def test_controls_train(task, control, tiny_sd, tmp_path):
     options = [*_options(task, tiny_sd, tmp_path), "train_cfg.max_epochs=1", control]
     assert train([CONFIGS[task], "--work-dir", str(tmp_path / "run"), "--cfg-options", *options]) == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_what_would_stay_untrained_is_refused(tiny_sd, tmp_path, capfd):
+    options = [*_options("depth", tiny_sd, tmp_path), "model.network.adapter=True"]
+    assert train([CONFIGS["depth"], "--work-dir", str(tmp_path / "run"), "--cfg-options", *options]) == 2
+    assert "train: train='head' trains nothing before the head, so adapter=True would have" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_mistakes_inside_the_network_are_found(capfd):

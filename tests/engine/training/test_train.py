@@ -130,6 +130,7 @@ def test_mixed_precision_on_a_cpu(run, monkeypatch):
         (["model.backbone.name=nowhere/at_all"], "nowhere/at_all"),
         (["model.neck.out_chanels=3", "train_cfg.max_epoch=3"], "has 2 mistakes"),
         (["train_dataloader.dataset.dataset.split=trian"], "has no split 'trian'; there are: test, train, val"),
+        (["default_hooks.checkpoint.save_best=auto"], "save_best is 'auto'; name the one figure that chooses the best"),
         (["train_dataloader.dataset.dataset.pipeline.1.num_classes=2"], "but there are 2 classes: use 0..1"),
     ],
 )
@@ -139,6 +140,13 @@ def test_bad_input_is_one_sentence(run, capfd, options, sentence):
     assert error.startswith("train: ")
     assert sentence in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("momentum", ["0", "1", "-0.1", "nan"])
+def test_momentum_outside_its_range(run, capfd, momentum):
+    with pytest.raises(SystemExit, match="2"):
+        run(extra=[f"--ema={momentum}"])
+    assert f"{momentum} is not between 0 and 1; expected a small number such as 0.01" in capfd.readouterr().err
 
 
 def test_missing_data_root(run, capfd, tmp_path):
@@ -167,6 +175,10 @@ def test_weights_of_another_model(camvid_folder, small, tmp_path, capfd):
     assert "does not fit the model of this config" in error
     assert "missing decode_head.conv_seg.weight" in error
     assert "unexpected head.weight" in error
+    for content in ([1, 2], {"state_dict": None}, {"state_dict": {"a": 1}}):
+        torch.save(content, checkpoint)
+        assert evaluate([*arguments, "--cfg-options", *small]) == 2
+        assert "other.pth holds no tensors under state_dict; name a checkpoint" in capfd.readouterr().err
     checkpoint.write_bytes(b"torn")
     assert evaluate([*arguments, "--cfg-options", *small]) == 2
     assert "other.pth is no checkpoint, or a torn one" in capfd.readouterr().err

@@ -69,9 +69,23 @@ def test_views_of_an_image(camvid_folder):
     assert all(torch.equal(s.gt_sem_seg.data, first) for s in sample["data_samples"])  # labels stay as they are
 
 
+def test_data_samples_that_name_their_keys_are_mirrored_back_too(camvid_folder):
+    config = load_config(CONFIG, Overrides(data_root=str(camvid_folder)))
+    keys = ["img_path", "ori_shape", "img_shape", "flip"]
+    config.test_dataloader.dataset.pipeline[-1]["meta_keys"] = keys
+    augment_pipeline(config, Views((1.0,)))
+    samples = DATASETS.build(config.test_dataloader.dataset.to_dict())[0]["data_samples"]
+    assert [s.metainfo.get("flip", False) for s in samples] == [False, True]
+    assert samples[1].metainfo["flip_direction"] == "horizontal"
+    assert set(samples[1].metainfo) == {*keys, "flip_direction"}
+
+
 def test_mistakes(run, capfd):
     assert run("--tta", "0")[0] == 2
     assert "the scales of --tta are [0.0]; expected positive factors such as 1.0 1.25" in capfd.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run("--no-flip")
+    assert "--no-flip leaves mirror images out of --tta; add --tta, or leave --no-flip out" in capfd.readouterr().err
     config = load_config("configs/fpn/fpn_mini_world.py")
     with pytest.raises(UserError, match=r"--tta varies the scale of a Resize in .*pipeline, and there is none"):
         augment_pipeline(config, Views())
