@@ -63,12 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rare-classes", action="store_true", help="draw --count label maps, rare classes first, and crop around them"
     )
     group.add_argument("--count", type=positive_int, metavar="N", help="label maps drawn by --rare-classes")
-    group.add_argument("--temperature", type=float, default=0.01, help="of --rare-classes (default: 0.01)")
+    group.add_argument("--temperature", type=float, help="of --rare-classes (default: 0.01)")
     group.add_argument(
-        "--min-pixels", type=int, default=3000, metavar="N", help="a map is drawn for classes with more (default: 3000)"
+        "--min-pixels", type=int, metavar="N", help="a map is drawn for classes with more (default: 3000)"
     )
     group.add_argument(
-        "--statistics", type=Path, metavar="FILE", help="a sample_class_stats.json, else maps are counted"
+        "--statistics",
+        type=Path,
+        metavar="FILE",
+        help="of --rare-classes: a sample_class_stats.json of the label maps; where there is none yet, it is counted, "
+        "and written for the next time",
     )
     _add_prompt_arguments(parser)
     _add_control_arguments(parser)
@@ -94,9 +98,7 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=TEXT",
         help="how a domain is put into words, {names} stands for the classes and may be left out; repeat for several",
     )
-    group.add_argument(
-        "--domain-probability", type=float, default=0.5, metavar="P", help="without --domains (default: 0.5)"
-    )
+    group.add_argument("--domain-probability", type=float, metavar="P", help="without --domains (default: 0.5)")
 
 
 def _add_control_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +123,7 @@ def _add_control_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PART=NAME",
-        help="of backbone, control, labels or photos, where their folders do not say it",
+        help="of backbone, autoencoder, control, labels or photos, where their folders do not say it",
     )
 
 
@@ -168,9 +170,28 @@ def _check(args: argparse.Namespace) -> None:
         problems.append("add --out FOLDER for the data set")
     if args.rare_classes != (args.count is not None):
         problems.append("give --rare-classes and --count N together")
-    if args.detail_radius is not None and args.photos is None:
-        problems.append("give --detail-radius with --photos FOLDER")
+    problems += _unused(args)
     if len(args.control_images) != max(len(args.control) - 1, 0):
         problems.append("give one --control-images FOLDER for every --control behind the first")
     if problems:
         raise UserError(f"The job is not complete: {'; '.join(problems)}.")
+
+
+def _unused(args: argparse.Namespace) -> list[str]:
+    """Options that would change nothing without, or with, another one."""
+    licensed = {text.partition("=")[0].strip() for text in args.licence}
+    needed = [
+        ("--statistics", args.statistics is not None, args.rare_classes, "--rare-classes"),
+        ("--temperature", args.temperature is not None, args.rare_classes, "--rare-classes"),
+        ("--min-pixels", args.min_pixels is not None, args.rare_classes, "--rare-classes"),
+        ("--detail-radius", args.detail_radius is not None, args.photos, "--photos FOLDER"),
+        ("--licence photos=", "photos" in licensed, args.photos, "--photos FOLDER"),
+        ("--licence autoencoder=", "autoencoder" in licensed, args.vae, "--vae FOLDER"),
+    ]
+    problems = [f"give {option} with {other}" for option, given, there, other in needed if given and not there]
+    if args.domains and args.domain_probability is not None:
+        problems.append("leave out --domain-probability, as --domains are dealt out in turn")
+    templates = [text.partition("=")[0].strip() for text in args.template]
+    if args.domains and (idle := [name for name in templates if name not in args.domains]):
+        problems.append(f"name {idle[0]!r} in --domains, or leave out its --template")
+    return problems

@@ -22,18 +22,20 @@ def arguments_of(path: str | Path, behind: Sequence[str] = ()) -> list[str]:
 
     A name is an option without its dashes, with underscores inside. Lists repeat an option that may be repeated, and
     become 'A,B' (of `size`: 'HxW') elsewhere; tables become NAME=TEXT; true sets a switch, false leaves it out.
-    Options behind the file win: a list there takes the place of the file's, a table's names are joined by it.
+    Options behind the file win: a list there takes the place of the file's, a table's names are joined by it, and
+    domains there leave out the file's templates of others.
 
     Raises:
         UserError: the file cannot be read, or names an option that there is not.
     """
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
+    domains = parser.parse_known_args(list(behind))[0].domains
     actions = {
         flag.removeprefix("--").replace("-", "_"): action
         for action in parser._actions
         for flag in action.option_strings
-        if flag.startswith("--") and action.dest != "help"
+        if flag.startswith("--")
     }
     arguments: list[str] = []
     for name, value in _read(Path(path)).items():
@@ -42,6 +44,8 @@ def arguments_of(path: str | Path, behind: Sequence[str] = ()) -> list[str]:
             hint = f"did you mean {near[0]!r}?" if near else "`perception generate --help` lists all options"
             raise UserError(f"{path} sets {name!r}, which is no option of `perception generate`; {hint}")
         flag = f"--{name.replace('_', '-')}"
+        if name == "template" and domains and isinstance(value, Mapping):
+            value = {domain: text for domain, text in value.items() if domain in domains}
         again = isinstance(actions[name], argparse._AppendAction) and not isinstance(value, Mapping)
         if not (again and any(word.split("=")[0] == flag for word in behind)):
             arguments += _words(flag, actions[name], value)

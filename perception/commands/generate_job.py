@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from perception.commands.results import fingerprint
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.data.pictures import png_bytes
+from perception.data.segmentation_folder import DAMAGED
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
@@ -37,7 +38,7 @@ class SceneFiles:
         self,
         generator: SceneGenerator,
         samples: Sequence[Sample],
-        settings: Mapping[str, Any],  # everything else that changes a result; `seed` and `licences` are read
+        settings: Mapping[str, Any],  # everything else that changes a result; some are copied to the records
         control_images: Sequence[Path] = (),  # folders, one per control network behind the first
         photos: Path | None = None,  # folder of what the label maps were drawn on; their detail is kept
     ) -> None:
@@ -46,6 +47,7 @@ class SceneFiles:
         self.samples = {sample.id: sample for sample in samples}
         self.control_images, self.photos = control_images, photos
         self.licences, self.seed = settings["licences"], settings["seed"]
+        self.weights = {key: settings[key] for key in ("vae", "random_init_seed") if key in settings}
         self.sampler = generator.options.to_json()
         self.options = {**settings, "model": generator.model, "sampler": self.sampler}
         self.fingerprint = fingerprint(self.options)
@@ -97,12 +99,13 @@ class SceneFiles:
             "prompt": scene.prompt.text,
             "domain": scene.prompt.domain,
             "held_share": round(float(scene.held.mean()), 6),
+            "brightness": round(made.brightness, 4),  # NaN fails the sample
             "class_pixels": {str(label): count for label, count in class_counts(made.labels, classes).items()},
             "hashes": {path: content_hash(content) for path, content in files.items()},
             "control_images": self._other_records(sample),
             **self._photo_record(sample),
             "sampler": self.sampler,
-            "model": self.generator.model,
+            "model": {**self.generator.model, **self.weights},
             "licences": self.licences,
             "safety_checker": "off",
         }
@@ -165,5 +168,5 @@ def _guarded(path: Path, read: Any) -> Any:
         return read()
     except UserError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} cannot be read as a picture ({error}); replace the file") from error

@@ -62,12 +62,15 @@ def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None, batch_
     flops = sum(cost.flops for cost in costs) / len(costs)
     longest = max(part.denoiser_rows for cost in costs for part in cost.passes)
     call = _measured_call(job, batch_size * longest // job.generator.options.steps)
-    image = Measurement(flops, call.seconds * flops / max(call.flops, 1), call.base_bytes, call.peak_bytes)
+    value_bytes = job.generator.denoiser.controls[0].dtype.itemsize
+    kept = min(batch_size, len(items)) * max(cost.kept_values for cost in costs) * value_bytes
+    seconds = call.seconds * flops / max(call.flops, 1)
+    image = Measurement(flops, seconds, call.base_bytes + kept, call.peak_bytes + kept)
     height, width = job.generator.options.size
     total = plan(
         image,
         remaining(items, out),
-        batch_size=1,  # the memory of a call is that of its rows, however many scenes share it
+        batch_size=1,  # a call takes its rows, however many scenes share it; what every scene keeps is counted above
         evaluations=round(sum(cost.evaluations for cost in costs) / len(costs)),
         disk_bytes=3 * height * width + height * width / 8 + _LINE_BYTES,  # as much as an incompressible image
     )

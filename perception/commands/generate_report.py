@@ -1,4 +1,4 @@
-"""What completes a generated data set once its samples are there: statistics, preview sheet, data set card."""
+"""What completes a generated data set once its samples are there: statistics, preview sheet, data set card, list."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from perception.data.files import write_atomic
-from perception.engine.manifest import DONE, read_manifest
-from perception.generation.catalogue import CARD, SHEET, preview_sheet, statistics_files
+from perception.engine.manifest import DONE, missing_outputs, read_manifest
+from perception.generation.catalogue import CARD, SHEET, preview_sheet, samples_file, statistics_files
 from perception.generation.dataset_card import dataset_card
 from perception.generation.labels import Vocabulary
 
@@ -15,19 +15,26 @@ from perception.generation.labels import Vocabulary
 def finish(out: Path, vocabulary: Vocabulary) -> list[str]:
     """Write the files beside the samples; a function of manifest and samples, so a rerun writes the same bytes.
 
-    Returns lines to print: samples per domain and where the preview is; none where no sample is finished.
+    Finished samples whose files were deleted are no part of the set.
+
+    Returns lines to print: samples per domain and where the preview is, and how many have no files.
     """
     records = list(read_manifest(out))
     done = [record for record in records if record["status"] == DONE]
-    if not done:
-        return []
-    files = statistics_files(done)
-    files[SHEET] = preview_sheet(out, done, vocabulary)
-    files[CARD] = dataset_card(done, len(records) - len(done), vocabulary.names).encode()
-    for name, content in files.items():
+    gone = {record["id"]: None for record in done if missing_outputs(out, record)}
+    here = [record for record in done if record["id"] not in gone]
+    files, lines = {}, []
+    if here:
+        files = statistics_files(here)
+        files[SHEET] = preview_sheet(out, here, vocabulary)
+        files[CARD] = dataset_card(here, len(records) - len(done), vocabulary.names).encode()
+        domains = Counter(record["domain"] or "class names alone" for record in here)
+        dealt = ", ".join(f"{name} {count}" for name, count in sorted(domains.items()))
+        lines.append(f"{len(here)} samples in the data set ({dealt}); see {out / SHEET}")
+    if gone:
+        lines.append(f"left out: {len(gone)} samples of earlier runs whose files are gone, first {next(iter(gone))}")
+    for name, content in (files | samples_file(here)).items():  # the list comes last: with it the set is complete
         path = out / name
         if not path.exists() or path.read_bytes() != content:
             write_atomic(path, content)
-    domains = Counter(record["domain"] or "class names alone" for record in done)
-    dealt = ", ".join(f"{name} {count}" for name, count in sorted(domains.items()))
-    return [f"{len(done)} samples in the data set ({dealt}); see {out / SHEET}"]
+    return lines

@@ -13,6 +13,7 @@ from perception.backbones.loading import MINI
 from perception.commands.common import comma_list, load_backbone_from
 from perception.commands.generate_job import SceneFiles
 from perception.commands.generate_options import generation_options
+from perception.commands.generate_statistics import class_statistics
 from perception.engine.items import Item
 from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
@@ -22,8 +23,7 @@ from perception.generation.labels import CITYSCAPES, IGNORE, Vocabulary
 from perception.generation.licences import licence_of, stated_licences
 from perception.generation.options import GenerationOptions
 from perception.generation.prompts import PromptBuilder
-from perception.generation.samples import Sample, count_labels, label_files, plan_samples, rare_labels
-from perception.generation.sampling import LabelCounts, read_statistics
+from perception.generation.samples import Sample, label_files, plan_samples, rare_labels
 from perception.generation.scenes import check_resize
 from perception.generation.styles import SHIPPED
 
@@ -70,6 +70,7 @@ class Setup:
             "templates": self.prompts.templates,
             "domain_probability": self.prompts.probability,
             "dtype": args.dtype,
+            **_given(args, "vae", "random_init_seed"),
             "seed": args.seed,
             "licences": dict(self.licences),
         }
@@ -82,22 +83,41 @@ def read_setup(args: argparse.Namespace) -> Setup:
     check_resize(args.resize)
     vocabulary = _with_ids(_vocabulary(args.classes), args.ids)
     own = own_templates(args.template)
-    prompts = PromptBuilder(vocabulary.names, templates_of(args.domains, own), args.domain_probability)
+    probability = {} if args.domain_probability is None else {"probability": args.domain_probability}
+    prompts = PromptBuilder(vocabulary.names, templates_of(args.domains, own), **probability)
     around = None if args.around is None else vocabulary.id_of(args.around)
     licences = _licences(args)
     _check_channels(args.control, vocabulary)
     if args.photos is not None and not args.photos.is_dir():
         raise UserError(f"{args.photos} is not a folder; --photos expects one with the photos of the label maps")
+    _check_outside(args)
     files = label_files(args.labels)
     labels: dict[str, int | None] = dict.fromkeys(files, around)
     if args.rare_classes:
-        statistics = _statistics(args, files, vocabulary)
-        labels = rare_labels(statistics, files, args.count, args.seed, args.temperature, args.min_pixels)
+        statistics = class_statistics(args, files, vocabulary)
+        labels = rare_labels(statistics, files, args.count, args.seed, **_given(args, "temperature", "min_pixels"))
     per_label = args.per_label
     if isinstance(per_label, Path):
         per_label = read_counts(per_label, files, labels)
     samples = plan_samples(files, per_label, args.domains, args.seed, labels)
     return Setup(args, options, vocabulary, prompts, samples, licences)
+
+
+def _check_outside(args: argparse.Namespace) -> None:
+    """UserError when OUT is at or below a folder of inputs: the next run would take the job's own files for them."""
+    folders = [("--labels", args.labels), ("--photos", args.photos)]
+    folders += [("--control-images", folder) for folder in args.control_images]
+    for option, folder in folders:
+        if args.out is not None and folder is not None and args.out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--out {args.out} lies in {option} {folder}, whose files would then include the job's own; choose a "
+                "folder outside of it"
+            )
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The arguments among `names` that have no default and were given."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _vocabulary(classes: str | None) -> Vocabulary:
@@ -130,6 +150,7 @@ def _licences(args: argparse.Namespace) -> dict[str, Any]:
         "backbone": stated.get("backbone") or licence_of(args.backbone),
         "controls": [stated.get("control") or licence_of(name) for name in args.control],
         "labels": stated.get("labels") or licence_of(args.labels),
+        **({} if args.vae is None else {"autoencoder": stated.get("autoencoder") or licence_of(args.vae)}),
         **({} if args.photos is None else {"photos": stated.get("photos") or licence_of(args.photos)}),
     }
 
@@ -146,18 +167,3 @@ def _check_channels(controls: Sequence[str], vocabulary: Vocabulary) -> None:
             f"the control network {controls[0]} takes {channels} channels, but {len(vocabulary)} classes and "
             f'"ignore" make {vocabulary.channels}; use one trained on these classes, or name its own with --classes'
         )
-
-
-def _statistics(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vocabulary) -> list[LabelCounts]:
-    if args.statistics is None:
-        unusable: list[str] = []
-        counted = count_labels(files, vocabulary, unusable.append)
-        if unusable and not counted:
-            raise UserError(f"none of the {len(files)} label maps can be used; the first one: {unusable[0]}")
-        return counted
-    try:
-        return read_statistics(json.loads(args.statistics.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the class statistics {args.statistics} cannot be read ({error!r}); expected a sample_class_stats.json"
-        ) from error

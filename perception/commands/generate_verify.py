@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from perception.data.files import file_hash
-from perception.engine.manifest import DONE, manifest_path, part_paths, read_manifest
+from perception.engine.generated import listed_ids, set_classes
+from perception.engine.manifest import DONE, manifest_path, missing_outputs, part_paths, read_manifest
 from perception.errors import UserError
-from perception.generation.catalogue import CARD, SHEET, statistics_files
+from perception.generation.catalogue import CARD, SAMPLES, SHEET, samples_file, statistics_files
 from perception.generation.labels import check_label_map, class_counts
 from perception.generation.prompt_report import PromptReport
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
@@ -46,27 +46,27 @@ def verify(root: Path) -> Verification:
     Raises:
         UserError: the folder holds no generated data set.
     """
-    names = _classes(root)
+    names = set_classes(root)
     classes = len(names)
     if not manifest_path(root).exists():
         raise UserError(f"{root} has no manifest.jsonl: the job did not finish; run the same command again first")
     records = list(read_manifest(root))
     done = [record for record in records if record["status"] == DONE]
+    belonging = _belonging(root, done)
     problems = [f"{path.name}: the job did not finish; run the same command again" for path in part_paths(root)]
-    for record in done:
+    for record in belonging:
         problems += _sample_problems(root, record, classes)
     problems += _strangers(root, done)
-    problems += _beside(root, done)
-    return Verification(len(done), len(records) - len(done), tuple(problems), PromptReport.of(done, names))
+    problems += _beside(root, belonging)
+    return Verification(len(belonging), len(records) - len(done), tuple(problems), PromptReport.of(belonging, names))
 
 
-def _classes(root: Path) -> list[str]:
-    try:
-        return list(json.loads((root / "job.json").read_bytes())["options"]["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{root} is no folder of `perception generate` (job.json: {error!r}); check the path"
-        ) from error
+def _belonging(root: Path, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All but the samples that the job left out because their files were gone."""
+    if not (root / SAMPLES).is_file():
+        return done
+    listed = set(listed_ids(root / SAMPLES))
+    return [record for record in done if record["id"] in listed or not missing_outputs(root, record)]
 
 
 def _sample_problems(root: Path, record: Mapping[str, Any], classes: int) -> list[str]:
@@ -76,9 +76,10 @@ def _sample_problems(root: Path, record: Mapping[str, Any], classes: int) -> lis
 
 def _file_problem(path: Path, expected: str) -> str | None:
     try:
-        return None if file_hash(path) == expected else f"{path.name} has other bytes than were written"
+        whole = file_hash(path) == expected
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
+    return None if whole else f"{path.name} has other bytes than were written; delete it and run the job again"
 
 
 def _fit_problems(root: Path, record: Mapping[str, Any], classes: int) -> Iterator[str]:
@@ -109,11 +110,11 @@ def _strangers(root: Path, done: list[dict[str, Any]]) -> list[str]:
 
 
 def _beside(root: Path, done: list[dict[str, Any]]) -> list[str]:
-    """Statistics that do not belong to the samples, and what is missing beside them."""
+    """Statistics and a list that do not belong to the samples, and what is missing beside them."""
     if not done:
         return []
     problems = [f"{name} is missing" for name in (SHEET, CARD) if not (root / name).is_file()]
-    for name, content in statistics_files(done).items():
+    for name, content in (statistics_files(done) | samples_file(done)).items():
         if not (root / name).is_file() or (root / name).read_bytes() != content:
             problems.append(f"{name} does not belong to these samples")
     return [f"{text}; run the job again to write it anew" for text in problems]

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--alpha",
         type=float,
-        default=1.25,
         help="a pixel above ALPHA x its class's mean loss is ignored (default: 1.25)",
     )
     group.add_argument("--metric", choices=METRICS, default="mean_iou", help="the score (default: mean_iou)")
@@ -114,7 +113,9 @@ def _check(args: argparse.Namespace) -> None:
         problems.append("add --out FOLDER for the scores")
     if args.out is not None and args.out.resolve() == args.folder.resolve():
         problems.append("choose an --out beside FOLDER, whose own files stay as they are")
-    if not args.alpha > 0:
+    if args.alpha is not None and args.no_filter:
+        problems.append("leave out --alpha or --no-filter")
+    if args.alpha is not None and not args.alpha > 0:
         problems.append(f"--alpha is {args.alpha:g}; it must be above 0")
     if not 0 <= args.min_score <= 1:
         problems.append(f"--min-score is {args.min_score:g}; it must be 0 to 1")

@@ -12,9 +12,10 @@ from typing import Any
 from perception.backbones.hub import download_head, is_hub_id
 from perception.commands.models import Artifact, check_classes, load_semantic, place, read_artifact
 from perception.commands.score_job import ReferenceFiles, ScoreFiles
-from perception.commands.score_pairs import FilePair, Labelled, WorldScene, file_pairs, set_classes, set_pairs
+from perception.commands.score_pairs import FilePair, Labelled, WorldScene, file_pairs, set_pairs
 from perception.commands.score_reference import Reference, read_reference
 from perception.data.world import CLASSES
+from perception.engine.generated import check_set_classes
 from perception.engine.items import Item
 from perception.errors import UserError
 from perception.metrics.component_recall import OBJECTS, ComponentRecall
@@ -47,6 +48,11 @@ class Setup:
         names = self.args.objects or [name for name in OBJECTS if name in self.classes] or self.classes
         return {name: self.classes.index(name) for name in names}
 
+    @property
+    def alpha(self) -> float:
+        """A pixel above this many times its class's mean loss is ignored."""
+        return 1.25 if self.args.alpha is None else self.args.alpha
+
     @cached_property
     def head(self) -> dict[str, Any]:
         """What the losses depend on, by name."""
@@ -70,8 +76,8 @@ class Setup:
         """The predictor of the score job; without a reference nothing is filtered."""
         settings, limits = {**self.head, "alpha": None, "class_loss": None}, None
         if reference is not None:
-            limits = loss_limits(reference.class_loss, self.args.alpha)
-            settings |= {"alpha": self.args.alpha, "class_loss": reference.digest(self.classes)}
+            limits = loss_limits(reference.class_loss, self.alpha)
+            settings |= {"alpha": self.alpha, "class_loss": reference.digest(self.classes)}
         return ScoreFiles(self.predictor, self.pairs, self.objects, self.args.areas, settings, limits)
 
 
@@ -82,7 +88,8 @@ def read_setup(args: argparse.Namespace) -> Setup:
     check_classes(args.objects, artifact)
     ComponentRecall.empty(args.objects, args.areas)  # refuses bounds that do not ascend
     pairs = set_pairs(args.folder)
-    _check_vocabulary(artifact, set_classes(args.folder))
+    if (args.folder / "job.json").is_file():  # any other set does not say its classes
+        check_set_classes(args.folder, names, str(artifact.folder))
     reference: Sequence[Labelled] = ()
     if args.reference:
         reference = file_pairs(*args.reference)
@@ -108,28 +115,6 @@ def _head(model: Path | None) -> Artifact:
             f"{artifact.folder} is a {artifact.task} model, which labels no classes; name a semantic head with --model."
         )
     return artifact
-
-
-def _check_vocabulary(artifact: Artifact, wanted: Sequence[str] | None) -> None:
-    """UserError when the classes of head and data set differ, where the data set says its own."""
-    names = artifact.config["classes"]
-    if wanted is None:
-        return
-    if len(names) != len(wanted):
-        raise UserError(
-            f"{artifact.folder} has {len(names)} classes, but the data set {len(wanted)}; "
-            "use a head trained on its classes"
-        )
-    for label, (have, want) in enumerate(zip(names, wanted, strict=True)):
-        if _plain(have) != _plain(want):
-            raise UserError(
-                f"class {label} of {artifact.folder} is {have!r}, but {want!r} of the data set; use a head trained on "
-                "its classes, in their order"
-            )
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ")
 
 
 def _world(args: argparse.Namespace, artifact: Artifact) -> list[WorldScene]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 from perception.data.files import file_hash
 from perception.data.images import read_image
 from perception.data.segmentation_folder import check_labels, read_labels
+from perception.engine.generated import finished_samples
 from perception.engine.items import Item, image_items
-from perception.engine.manifest import DONE, manifest_path, read_manifest
 from perception.errors import UserError
 from perception.generation.labels import IGNORE
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE, label_files, sample_stem
@@ -114,39 +113,18 @@ def set_pairs(root: Path) -> list[FilePair]:
     """The finished samples of a generated set, or the pairs of any folder with images/ and labels/ (or annotations/).
 
     Raises:
-        UserError: no such folder, the job that makes it has not finished, a sample's file is missing, and what
-            `file_pairs` raises.
+        UserError: no such folder, and what `finished_samples` or `file_pairs` raises.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name a data set of `perception generate`")
     if not (root / "job.json").is_file():
         kinds = [root / kind for kind in ("labels", "annotations") if (root / kind).is_dir()]
         return file_pairs(root / "images", kinds[0] if kinds else root / "labels")
-    if not manifest_path(root).is_file():
-        raise UserError(f"{root} has no manifest.jsonl: the job did not finish; run its command again first")
-    pairs = [_generated(root, record) for record in read_manifest(root) if record["status"] == DONE]
-    if not pairs:
-        raise UserError(f"{root} holds no finished sample; its manifest.jsonl says why")
-    return pairs
-
-
-def set_classes(root: Path) -> tuple[str, ...] | None:
-    """Class names of a generated set by id; None: the folder does not say. Raises UserError for another job's."""
-    path = root / "job.json"
-    if not path.is_file():
-        return None
-    try:
-        return tuple(json.loads(path.read_bytes())["options"]["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{root} is no folder of `perception generate` (job.json: {error!r}); check the path"
-        ) from error
+    return [_generated(root, record) for record in finished_samples(root)]
 
 
 def _generated(root: Path, record: Mapping[str, Any]) -> FilePair:
     key = record["id"]
-    if "source" not in record or "prompt" not in record:
-        raise UserError(f"{root} is a folder of another command; name a data set of `perception generate`")
     return FilePair(
         key, root / IMAGE_PLACE.format(key), root / LABEL_PLACE.format(key), record["source"], provenance=record
     )

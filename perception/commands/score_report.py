@@ -100,7 +100,7 @@ def _card(setup: Setup, reference: Reference | None, scores: Sequence[Row], fail
         folder=_relative(args.folder, out),
         model=f"{setup.artifact.folder.name} {setup.head['model']}, {len(setup.classes)} classes",
         reference=f"{reference.images} images" if reference else "",
-        alpha=args.alpha,
+        alpha=setup.alpha,
         metric=args.metric,
         min_score=args.min_score,
         unjudged=_unjudged(setup, reference),
@@ -129,7 +129,7 @@ def _summary(setup: Setup, scores: Sequence[Row], accepted: Sequence[Row], refer
     if reference is not None:
         lines.append(
             f"{100 * mean('ignored_share'):.2f} % of the labelled pixels ignored "
-            f"(loss above {setup.args.alpha:g} x the class's mean on {reference.images} real images)"
+            f"(loss above {setup.alpha:g} x the class's mean on {reference.images} real images)"
         )
     if unjudged := _unjudged(setup, reference):
         lines.append(f"no real image shows {', '.join(unjudged)}: their pixels are all kept")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from perception.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".png"
+DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError)  # by Pillow
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def read_labels(path: str | Path) -> np.ndarray:
             labels = np.array(image)
     except FileNotFoundError as error:
         raise UserError(f"the label map {path} does not exist; check the path") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except DAMAGED as error:
         raise UserError(f"the label map {path} cannot be read ({error}); replace the file") from error
     if labels.ndim != 2 or labels.min() < 0 or labels.max() > 255:
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import getenv
 from pathlib import Path
 
 from perception.data import gta
@@ -49,6 +50,7 @@ STREET_SETS = {
         "rgb_anon/{split}/night", "gt/{split}/night", "_rgb_anon.png", "_gt_labelTrainIds.png", (960, 540)
     ),
 }  # fmt: skip
+_ARCHIVE_SPLITS = {("mapillary", "train"): "training", ("mapillary", "val"): "validation"}  # folders as they come
 _CONDITIONS = {"acdc"}  # sets whose split is the folder below a weather condition
 
 
@@ -57,6 +59,12 @@ def street_set(name: str) -> StreetSet:
     if name not in STREET_SETS:
         raise UserError(f"there is no street scene set {name!r}; choose one of {', '.join(STREET_SETS)}")
     return STREET_SETS[name]
+
+
+def street_root(name: str, data_root: str | Path | None = None) -> Path:
+    """The folder of a set: `data_root`, else PERCEPTION_<NAME>, else data/<name>; gta_raw is in that of gta."""
+    place = name.removesuffix("_raw")
+    return Path(getenv(f"PERCEPTION_{place.upper()}", f"data/{place}") if data_root is None else data_root)
 
 
 def label_table(layout: StreetSet) -> dict[int, int] | None:
@@ -73,6 +81,9 @@ def street_images(name: str, root: str | Path, split: str) -> list[LabelledImage
         UserError: a folder is missing or empty, or an image or a label map stands alone.
     """
     layout = street_set(name)
+    archive = _ARCHIVE_SPLITS.get((name, split), split)
+    if not (Path(root) / split).is_dir() and (Path(root) / archive).is_dir():
+        split = archive
     folders = [Path(root) / place.format(split=split) for place in (layout.images, layout.labels)]
     for folder in folders:
         if not folder.is_dir():

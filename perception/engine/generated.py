@@ -1,13 +1,16 @@
-"""The samples of a folder that `perception generate` made, as pairs of image and label map to train on."""
+"""The samples of a folder that `perception generate` made: what is finished and whole, and pairs to train on."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from perception.data.segmentation_folder import LabelledImage
-from perception.engine.manifest import DONE, manifest_path, part_paths, read_manifest
+from perception.engine.manifest import DONE, is_whole, manifest_path, missing_outputs, part_paths, read_manifest
 from perception.errors import UserError
-from perception.generation.catalogue import CARD
+from perception.generation.catalogue import SAMPLES
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
 
 ACCEPTED, FILTERED_LABELS = "accepted.txt", "labels_filtered/{}_labelTrainIds.png"  # of `perception score`
@@ -21,40 +24,86 @@ def generated_images(folder: str | Path, filtered: str | Path | None = None) -> 
         filtered: OUT of `perception score` on it: its accepted samples alone, with its filtered label maps.
 
     Raises:
-        UserError: the folder is not a finished job, holds no sample, or lacks a file of one.
+        UserError: what `finished_samples` raises, and no sample, or a filtered label map missing, with `filtered`.
     """
     root = Path(folder)
-    _check_finished(root)
-    ids = [record["id"] for record in read_manifest(root) if record["status"] == DONE]
+    ids = [record["id"] for record in finished_samples(root)]
     place, labels = LABEL_PLACE, root
     if filtered is not None:
-        labels = Path(filtered)
-        ids = _accepted(labels, ids, root)
-        place = FILTERED_LABELS if (labels / "labels_filtered").is_dir() else place
-        labels = labels if place is FILTERED_LABELS else root
+        accepted = _accepted(Path(filtered), ids, root)
+        if not accepted:
+            raise UserError(f"{filtered} accepts no sample of {root}; score it again with a lower --min-score")
+        ids = accepted
+        if (Path(filtered) / "labels_filtered").is_dir():
+            place, labels = FILTERED_LABELS, Path(filtered)
     pairs = [LabelledImage(key, root / IMAGE_PLACE.format(key), labels / place.format(key)) for key in ids]
-    if not pairs:
-        raise UserError(
-            f"{filtered or root} has no finished sample to train on; see {manifest_path(root)} for the reasons"
-        )
-    missing = [path for pair in pairs for path in (pair.image, pair.labels) if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} files of the samples are missing, first {missing[0]}; run the job again to make them anew"
-        )
+    _check_whole([pair.labels for pair in pairs if not is_whole(pair.labels)])
     return pairs
 
 
-def _check_finished(root: Path) -> None:
+def finished_samples(root: Path) -> list[dict[str, Any]]:
+    """Manifest lines of the samples that a finished job of `perception generate` lists in samples.txt, in that order.
+
+    Raises:
+        UserError: another folder, the job did not finish or made no sample, or the line or a file of one is missing.
+    """
     if not root.is_dir():
         raise UserError(
             f"{root} does not exist; make it with `perception generate --out {root}`, or name another folder"
         )
-    if not (root / "job.json").is_file():
-        raise UserError(f"{root} is no folder of `perception generate` (job.json is missing); check the path")
-    if part_paths(root) or not manifest_path(root).is_file() or not (root / CARD).is_file():
+    set_classes(root)
+    if part_paths(root) or not all((root / name).is_file() for name in (manifest_path(root).name, SAMPLES)):
         raise UserError(
             f"the job that writes {root} did not finish; run the same `perception generate` command again first"
+        )
+    lines = {record["id"]: record for record in read_manifest(root) if record["status"] == DONE}
+    ids = listed_ids(root / SAMPLES)
+    if not ids:
+        raise UserError(f"{root} holds no finished sample; its {manifest_path(root).name} says why")
+    if unknown := [key for key in ids if key not in lines]:
+        raise UserError(
+            f"{manifest_path(root)} lacks the lines of {len(unknown)} samples, first {unknown[0]}; run the job again "
+            "to make them anew"
+        )
+    samples = [lines[key] for key in ids]
+    _check_whole([path for record in samples for path in missing_outputs(root, record)])
+    return samples
+
+
+def set_classes(root: Path) -> tuple[str, ...]:
+    """Class names of a generated set by id. Raises UserError for a folder of something else."""
+    try:
+        return tuple(json.loads((root / "job.json").read_bytes())["options"]["classes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{root} is no folder of `perception generate` (job.json: {error!r}); check the path"
+        ) from error
+
+
+def check_set_classes(root: Path, names: Sequence[str], reader: str) -> None:
+    """UserError unless a generated set has the classes of `reader`, `names` by id; case, _ and - do not matter."""
+    wanted = set_classes(root)
+    if len(names) != len(wanted):
+        raise UserError(
+            f"{reader} has {len(names)} classes, but the data set {len(wanted)} ({root}); use one of the same classes"
+        )
+    for label, (have, want) in enumerate(zip(names, wanted, strict=True)):
+        if _plain(have) != _plain(want):
+            raise UserError(
+                f"class {label} of {reader} is {have!r}, but {want!r} of the data set {root}; use one of the same "
+                "classes, in their order"
+            )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")
+
+
+def _check_whole(missing: Sequence[Path]) -> None:
+    if missing:
+        raise UserError(
+            f"{len(missing)} files of the samples are missing or empty, first {missing[0]}; run the job again to make "
+            "them anew"
         )
 
 
@@ -63,7 +112,12 @@ def _accepted(filtered: Path, ids: list[str], root: Path) -> list[str]:
     path = filtered / ACCEPTED
     if not path.is_file() or part_paths(filtered):
         raise UserError(f"{filtered} is no finished folder of `perception score` ({ACCEPTED} is missing); run it first")
-    passed = set(path.read_text(encoding="utf-8").split("\n")) - {""}
+    passed = set(listed_ids(path))
     if strangers := sorted(passed - set(ids)):
         raise UserError(f"{path} names the sample {strangers[0]}, which is not in {root}; score this folder anew")
     return [key for key in ids if key in passed]
+
+
+def listed_ids(path: Path) -> list[str]:
+    """The sample ids of a file that holds one a line."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]

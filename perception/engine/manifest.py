@@ -90,6 +90,16 @@ def read_manifest(out: Path) -> Iterable[dict[str, Any]]:
         reader.close()
 
 
+def missing_outputs(out: Path, record: Mapping[str, Any]) -> list[Path]:
+    """The files that a finished line points to and that are not there, or empty."""
+    return [out / path for path in record["output"] if not is_whole(out / path)]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and not empty, as a crash of the machine may leave it."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 class ManifestWriter:
     """Appends lines to a part; after `append` they are on disk, whole."""
 

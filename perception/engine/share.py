@@ -27,6 +27,7 @@ from perception.engine.manifest import (
     ManifestWriter,
     encode_line,
     manifest_path,
+    missing_outputs,
     part_path,
 )
 from perception.engine.worker import TOO_LARGE, MicroBatcher, Prepared, prefetch, prepare
@@ -118,7 +119,9 @@ class Share:
         self._counts.done += 1
 
     def _fail(self, entry: Prepared, reason: str) -> None:
-        self._lines.append(encode_line(self._line(entry, FAILED, []) | {"reason": reason}))
+        earlier = self._previous.get(entry.item.id) if entry.unchecked else None
+        if earlier is None or not self._stands(earlier):  # else that result stays: the fault may pass
+            self._lines.append(encode_line(self._line(entry, FAILED, []) | {"reason": reason}))
         self._counts.add(Counts(failed=1, reasons=[f"{entry.item.id}: {reason}"]))
 
     def _line(self, entry: Prepared, status: str, output: list[str]) -> dict[str, Any]:
@@ -133,10 +136,12 @@ class Share:
 
     def _finished(self, item: Item, digest: str | None) -> bool:
         record = self._previous.get(item.id)
-        if record is None or record["status"] != DONE or record["hash"] != digest:
+        if record is None or record["hash"] != digest or not self._stands(record):
             return False
-        files_there = all((self._options.out / path).exists() for path in record["output"])
-        return files_there and getattr(self._predictor, "still_valid", _always)(record)
+        return getattr(self._predictor, "still_valid", _always)(record)
+
+    def _stands(self, record: dict[str, Any]) -> bool:
+        return record["status"] == DONE and not missing_outputs(self._options.out, record)
 
     def __enter__(self) -> Share:
         return self

@@ -28,22 +28,25 @@ class Prepared:
     sample: Any = None
     reason: str | None = None
     skip: bool = False
+    unchecked: bool = False  # failed before it was known whether an earlier result still holds
 
 
 def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | None], bool]) -> Prepared:
     """Hash the item, skip it when that content is finished, else prepare it. Bad input becomes a reason."""
-    digest = None
+    digest, unchecked = None, True
     try:
         digest = file_hash(item.path) if item.path is not None else None
         if finished(item, digest):
             return Prepared(item, digest, skip=True)
+        unchecked = False
         return Prepared(item, digest, sample=predictor.prepare(item))
     except UserError as error:
-        return Prepared(item, digest, reason=str(error))
+        reason = str(error)
     except MemoryError:
-        return Prepared(item, digest, reason=TOO_LARGE)
+        reason = TOO_LARGE
     except OSError as error:
-        return Prepared(item, digest, reason=f"{item.path} cannot be read ({error.strerror}); check the file.")
+        reason = f"{error.filename or item.path} cannot be read ({error.strerror}); check the file."
+    return Prepared(item, digest, reason=reason, unchecked=unchecked)
 
 
 def prefetch(items: Iterable[Item], load: Callable[[Item], Prepared], workers: int, ahead: int) -> Iterator[Prepared]:

@@ -1,4 +1,4 @@
-"""What stands beside the samples of a generated set: class statistics and a sheet of previews."""
+"""What stands beside the samples of a generated set: their list, class statistics and a sheet of previews."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perception.generation.labels import Vocabulary, colour_picture
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
 
 Record = Mapping[str, Any]  # a manifest line of a finished sample
-SHEET, CARD = "preview.png", "README.md"
+SHEET, CARD, SAMPLES = "preview.png", "README.md", "samples.txt"
 STATISTICS = ("sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json")
 _GOLDEN = 0.618034  # of the colour circle: neighbouring ids get hues far apart
 
@@ -38,6 +38,11 @@ def statistics_files(records: Sequence[Record], place: str = LABEL_PLACE) -> dic
         name: json.dumps(content, indent=0).encode() + b"\n"
         for name, content in zip(STATISTICS, (rows, by_file, ordered), strict=True)
     }
+
+
+def samples_file(records: Sequence[Record]) -> dict[str, bytes]:
+    """The list of the samples' ids, one a line: mmseg's `ann_file`."""
+    return {SAMPLES: "".join(f"{record['id']}\n" for record in records).encode()}
 
 
 def palette_of(vocabulary: Vocabulary) -> Sequence[tuple[int, int, int]]:

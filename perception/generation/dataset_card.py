@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perception.generation.catalogue import Record
+from perception.generation.catalogue import SAMPLES, Record
 from perception.generation.prompt_report import PromptReport
 
 _MMSEG = """```python
@@ -24,6 +24,7 @@ _FILES = """| path | what |
 | `labels/ID_labelTrainIds.png` | the label map it was made from: 8-bit class ids, 255 = ignore |
 | `manifest.jsonl` | one line per sample: source label map and its SHA-256, crop, class, prompt, seed, sampler, \
 models, licences, SHA-256 of both files |
+| `samples.txt` | ids of the finished samples, one a line: all that belongs to the set |
 | `sample_class_stats.json`, `sample_class_stats_dict.json`, `samples_with_class.json` | pixels per class, for rare \
 class sampling |
 | `preview.png` | image, labels and both mixed, of samples from all over the set |
@@ -40,7 +41,7 @@ def dataset_card(
     """Markdown; a function of the records alone, so that the same job writes the same card."""
     sections = {
         "Files": _FILES,
-        "Use with mmsegmentation": mmseg_config(names),
+        "Use with mmsegmentation": mmseg_config(names, listing=SAMPLES),
         **generated_sections(records, names),
         "Classes": class_table(records, names),
         "Limits": _LIMITS,
@@ -75,7 +76,7 @@ def generated_sections(records: Sequence[Record], names: Sequence[str]) -> dict[
     report = PromptReport.of(records, names)
     return {
         "Licences": _licences(records),
-        "Models": _models(records[0]),
+        "Models": _models(records),
         "Domains": _table(("domain", "samples"), report.domains),
         "Prompts": _prompts(records, report),
     }
@@ -93,6 +94,7 @@ def _licences(records: Sequence[Record]) -> str:
     model = records[0]["model"]
     rows = [
         ("backbone", model["backbone"], licences["backbone"]),
+        *((("autoencoder", model["vae"], licences["autoencoder"]),) if "autoencoder" in licences else ()),
         *(("control network", n, t) for n, t in zip(model["controls"], licences["controls"], strict=True)),
         ("source label maps", "", licences["labels"]),
         *((("photos whose detail is kept", "", licences["photos"]),) if "photos" in licences else ()),
@@ -104,15 +106,21 @@ def _licences(records: Sequence[Record]) -> str:
     return "\n".join(["| part | name | licence |", "|---|---|---|", *lines, "", note])
 
 
-def _models(record: Record) -> str:
-    model, sampler = record["model"], record["sampler"]
+def _models(records: Sequence[Record]) -> str:
+    model, sampler = records[0]["model"], records[0]["sampler"]
     rows = [f"backbone `{model['backbone']}`, fingerprint `{model['backbone_fingerprint']}`"]
+    rows += [f"autoencoder `{model['vae']}`"] if "vae" in model else []
+    rows += [f"random weights of seed {model['random_init_seed']}"] if "random_init_seed" in model else []
     rows += [
         f"control network `{name}`, fingerprint `{digest}`"
         for name, digest in zip(model["controls"], model["control_fingerprints"], strict=True)
     ]
     rows += [f"{key}: {value}" for key, value in sampler.items()]
-    rows += [f"{key} {value}" for key, value in record.get("versions", {}).items()]
+    versions: dict[str, dict[str, None]] = {}  # name -> versions, in the order of the samples
+    for record in records:
+        for name, version in record.get("versions", {}).items():
+            versions.setdefault(name, {})[version] = None
+    rows += [f"{name} {', '.join(found)}" for name, found in versions.items()]
     return "\n".join(f"- {row}" for row in rows)
 
 

@@ -109,15 +109,19 @@ class LatentFusion:
         plain, prompted = self.denoiser(torch.cat([x_t, x_t]), timestep, both, embeddings, guided=True).eps.chunk(2)
         return plain + self.options.guidance_scale * (prompted - plain)  # Ho & Salimans 2022, eq. 6
 
-    def _held_level(self, solver: Solver, index: int) -> int:
+    def _held_level(self, solver: Solver, index: int) -> int | None:
+        """The timestep that the held region is noised to behind a step; None: not at all."""
+        if solver.ends_clean(index):
+            return None
         if self.options.held_noise == "previous":
             return solver.next_timestep(index)
         return max(solver.timesteps[index] - 1, 0)
 
-    def _put_back(self, latents: Tensor, held: Held, level: int) -> Tensor:
+    def _put_back(self, latents: Tensor, held: Held, level: int | None) -> Tensor:
         shape = held.latents.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in held.generators])
-        kept = held.latents.to(latents.device)
-        noised = self.denoiser.backbone.noise(kept, level, noise)
+        noised = held.latents.to(latents.device)
+        if level is not None:
+            noised = self.denoiser.backbone.noise(noised, level, noise)
         mask = held.mask.to(latents.device)
         return noised * mask + latents * (1 - mask)

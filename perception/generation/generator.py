@@ -7,6 +7,7 @@ made.image.save("0.png")
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class GeneratedScene:
     image: Image.Image  # RGB, of the size of the options
     labels: np.ndarray  # uint8 [H, W], 255 kept
     base: Image.Image  # the first pass; the image itself where there is no second one
+    brightness: float  # mean pixel of the image in [0, 1]; NaN where a pass is not finite, as float16 may overflow
     record: dict[str, Any]  # provenance, plain JSON values
 
 
@@ -98,16 +100,18 @@ class SceneGenerator:
             generators = [noise_stream(scene.seed, scene.sample_id) for scene in scenes]
         prompts = [self.options.negative_prompt] * len(scenes) + [scene.prompt.text for scene in scenes]
         condition = self.backbone.condition(prompts, truncate=True)
-        bases = self.decode(self.first_pass(scenes, condition, generators))
+        bases, sound = self._decoded(self.first_pass(scenes, condition, generators))
         images = bases
         if self.options.rescale > 1:
-            large = self.decode(self.second_pass(scenes, condition, generators, self.enlarged(bases, generators)))
+            enlarged = self.enlarged(bases, generators)
+            large, also = self._decoded(self.second_pass(scenes, condition, generators, enlarged))
             height, width = self.options.size
             images = [image.resize((width, height), Image.Resampling.LANCZOS) for image in large]
+            sound = [one and other for one, other in zip(sound, also, strict=True)]
         images = [self.with_detail(image, scene) for image, scene in zip(images, scenes, strict=True)]
         return [
-            GeneratedScene(image, scene.labels, base, self.record(scene))
-            for scene, image, base in zip(scenes, images, bases, strict=True)
+            GeneratedScene(image, scene.labels, base, _brightness(image) if good else math.nan, self.record(scene))
+            for scene, image, base, good in zip(scenes, images, bases, sound, strict=True)
         ]
 
     def first_pass(self, scenes: Sequence[Scene], condition: Any, generators: Sequence[torch.Generator]) -> Tensor:
@@ -151,8 +155,7 @@ class SceneGenerator:
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Latents [B, C, h, w] -> RGB images, one at a time: a large decoder call holds gigabytes."""
-        pixels = [self.backbone.decode(row[None])[0] for row in latents]
-        return [_picture(p) for p in pixels]
+        return self._decoded(latents)[0]
 
     def record(self, scene: Scene) -> dict[str, Any]:
         """Provenance of one sample: what it was told, from which streams, by which models and options."""
@@ -169,11 +172,21 @@ class SceneGenerator:
             **self.model,
         }
 
+    def _decoded(self, latents: Tensor) -> tuple[list[Image.Image], list[bool]]:
+        """RGB images, and whether latents and pixels of each are finite."""
+        pixels = [self.backbone.decode(row[None])[0] for row in latents]
+        sound = [bool(row.isfinite().all() and p.isfinite().all()) for row, p in zip(latents, pixels, strict=True)]
+        return [_picture(p) for p in pixels], sound
+
     def _noise(self, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
         """Standard normal [B, C, H/8, W/8] on the CPU, from the streams of the samples."""
         stride = self.backbone.latent_stride
         shape = (self.backbone.latent_channels, size[0] // stride, size[1] // stride)
         return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def _brightness(image: Image.Image) -> float:
+    return float(np.asarray(image).mean()) / 255
 
 
 def _picture(pixels: Tensor) -> Image.Image:

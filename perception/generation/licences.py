@@ -38,14 +38,18 @@ def licence_of(name: str | Path) -> str:
 
 
 def stated_licences(texts: tuple[str, ...]) -> dict[str, str]:
-    """'backbone=...', 'control=...', 'labels=...' and 'photos=...' as a mapping. Raises UserError for another form."""
+    """'backbone=...', 'autoencoder=...', 'control=...', 'labels=...' and 'photos=...' as a mapping.
+
+    Raises:
+        UserError: for another form.
+    """
     found = {}
     for text in texts:
         part, separator, licence = (piece.strip() for piece in text.partition("="))
-        if part not in ("backbone", "control", "labels", "photos") or not separator or not licence:
+        if part not in ("backbone", "autoencoder", "control", "labels", "photos") or not separator or not licence:
             raise UserError(
-                f"the licence {text!r} is not usable; expected PART=NAME with the part backbone, control, labels or "
-                'photos, such as "labels=for research use only"'
+                f"the licence {text!r} is not usable; expected PART=NAME with the part backbone, autoencoder, control, "
+                'labels or photos, such as "labels=for research use only"'
             )
         found[part] = licence
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
@@ -59,8 +60,9 @@ class GenerationOptions:
         ]
         rules = {
             "size": min(self.size) >= 64 and not any(side % 8 for side in self.size),
-            "steps": 1 <= self.steps <= 1000,
-            "guidance_interval": 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1,
+            "steps": 1 <= self.steps <= 500,
+            "guidance_scale": math.isfinite(self.guidance_scale),
+            "guidance_interval": _shares(self.guidance_interval),
             "rescale": self.rescale >= 1 and not any(self.rescale * side % 8 for side in self.size),
             "window": self.window >= 4,
             "stride": 1 <= self.stride <= self.window,
@@ -86,9 +88,14 @@ class GenerationOptions:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
+def _shares(interval: tuple[float, ...]) -> bool:
+    return len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1
+
+
 _EXPECTED = {
     "size": "both sides must be multiples of 8 pixels, at least 64",
-    "steps": "expected 1 to 1000",
+    "steps": "expected 1 to 500; with more the first step is not at pure noise",
+    "guidance_scale": "expected a finite number",
     "guidance_interval": "expected two shares of the steps, 0 <= from <= to <= 1",
     "rescale": "expected 1 or more, with sides that stay multiples of 8 pixels",
     "window": "expected at least 4 latent cells",

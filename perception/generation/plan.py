@@ -36,6 +36,7 @@ class SceneCost:
     denoiser_flops: float
     control_flops: float  # of all control networks, embeddings included
     autoencoder_flops: float
+    kept_values: int  # numbers in the control embeddings that a pass keeps for all of its steps
 
     @property
     def evaluations(self) -> int:
@@ -71,15 +72,18 @@ class ScenePlanner:
         large = (options.large_size[0] // stride, options.large_size[1] // stride)
         denoiser = sum(self._count("denoiser", part.window) * part.denoiser_rows for part in passes)
         control = sum(self._count("control", part.window) * part.control_rows for part in passes)
+        channels = sum(network.config["block_out_channels"][0] for network in self.denoiser.controls)
+        kept = 0
         for number, part in enumerate(passes):
             size = large if moves(options, base=number == 0) else part.window
             control += self._count("embedding", size) * part.embedded
+            kept = max(kept, channels * size[0] * size[1] * part.embedded)
         coder = self._count("decoder", options.size)
         if len(passes) > 1:
             coder += self._count("encoder", options.large_size) + self._count("decoder", options.large_size)
         if relit:  # the photo, coded and decoded
             coder += self._count("encoder", options.large_size) + self._count("decoder", options.large_size)
-        return SceneCost(tuple(passes), denoiser, control, coder)
+        return SceneCost(tuple(passes), denoiser, control, coder, kept)
 
     def _count(self, what: str, size: tuple[int, int]) -> float:
         key = (what, *size)

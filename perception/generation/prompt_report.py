@@ -27,12 +27,14 @@ class PromptReport:
         """Of the manifest lines of finished samples.
 
         Args:
-            records: with `prompt`, `domain` and `class_pixels`, whose classes are those that the prompt names.
+            records: with `prompt`, `domain` and `class_pixels`, whose classes the prompt names unless its template
+                leaves them out.
             names: class names by id.
         """
         told = [[names[int(label)] for label in record["class_pixels"]] for record in records]
-        templates = [_template(record["prompt"], " ".join(one)) for record, one in zip(records, told, strict=True)]
-        counted = Counter(name for one in told for name in one)
+        pairs = list(zip([record["prompt"] for record in records], told, strict=True))
+        templates = [_template(prompt, " ".join(one)) for prompt, one in pairs]
+        counted = Counter(name for prompt, one in pairs if " ".join(one) in prompt for name in one)
         return cls(
             _ordered(Counter(record["domain"] or ALONE for record in records)),
             _ordered(Counter(templates)),

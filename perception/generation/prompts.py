@@ -78,7 +78,7 @@ class PromptBuilder:
 def _check_template(domain: str, template: str) -> None:
     try:
         template.format(names="")
-    except (IndexError, KeyError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"the template of the domain {domain!r}, {template!r}, cannot be filled in ({error!r}); "
             "its only field is {names}"

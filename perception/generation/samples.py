@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,15 +102,31 @@ def read_label_map(path: Path, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def count_labels(
-    files: Mapping[str, Path], vocabulary: Vocabulary, unusable: Callable[[str], None]
+    files: Mapping[str, Path],
+    vocabulary: Vocabulary,
+    unusable: Callable[[str], None],  # told why a map is left out
+    workers: int = 2,  # threads that read maps
+    advance: Callable[[int], None] = lambda count: None,  # told how many are through
 ) -> list[LabelCounts]:
-    """Pixels per class of every label map; `unusable` is told why a map is left out."""
-    rows = []
-    for source, path in files.items():
+    """Pixels per class of every label map, in the order of `files`."""
+
+    def counts(source: str) -> LabelCounts | str:
         try:
-            rows.append(LabelCounts(source, class_counts(read_label_map(path, vocabulary), len(vocabulary))))
+            return LabelCounts(source, class_counts(read_label_map(files[source], vocabulary), len(vocabulary)))
         except UserError as error:
-            unusable(str(error))
+            return str(error)
+
+    rows: list[LabelCounts] = []
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="count")
+    try:
+        for found in pool.map(counts, files):
+            if isinstance(found, LabelCounts):
+                rows.append(found)
+            else:
+                unusable(found)
+            advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,11 @@ def read_statistics(rows: Iterable[Mapping[str, Any]]) -> list[LabelCounts]:
     return [LabelCounts(row["file"], {int(k): int(v) for k, v in row.items() if k != "file"}) for row in rows]
 
 
+def statistics_rows(statistics: Iterable[LabelCounts]) -> list[dict[str, Any]]:
+    """What `read_statistics` reads."""
+    return [{"file": row.file, **{str(label): count for label, count in row.pixels.items()}} for row in statistics]
+
+
 def class_probabilities(
     statistics: Iterable[LabelCounts], temperature: float = 0.01
 ) -> tuple[tuple[int, ...], np.ndarray]:
@@ -39,10 +45,10 @@ def class_probabilities(
     for row in statistics:
         for label, count in row.pixels.items():
             totals[label] = totals.get(label, 0) + count
-    if temperature <= 0 or not sum(totals.values()):
+    if not 0 < temperature < math.inf or not sum(totals.values()):
         raise UserError(
-            f"rare class sampling needs a temperature above 0 and labelled pixels; the temperature is {temperature} "
-            f"and there are {sum(totals.values())} pixels"
+            "rare class sampling needs a finite temperature above 0 and labelled pixels; the temperature is "
+            f"{temperature} and there are {sum(totals.values())} pixels"
         )
     classes = tuple(sorted(totals, key=lambda label: totals[label]))
     share = np.array([totals[label] for label in classes], np.float32)

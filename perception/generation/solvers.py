@@ -14,8 +14,8 @@ from perception.errors import UserError
 class Solver:
     """One sampling run of a backbone's noise path; multistep solvers remember their last predictions.
 
-    Stable Diffusion's spacing: "leading" with an offset of 1, so 20 steps are 951, 901, ..., 1, and the last step
-    leads to abar[0] (`set_alpha_to_one` is False).
+    Stable Diffusion's spacing: "leading" with an offset of 1, so 20 steps are 951, 901, ..., 1. The last step of DDIM
+    leads to abar[0] (`set_alpha_to_one` is False), that of the others to no noise at all.
 
     Raises:
         UserError: for a path that is not variance preserving.
@@ -28,6 +28,7 @@ class Solver:
         steps: int,
         skipped: int = 0,  # first steps left out (SDEdit, Meng et al. 2022)
     ) -> None:
+        self._ends_clean = name != "ddim"
         self._scheduler = _scheduler(name, path)
         self._scheduler.set_timesteps(steps)
         if skipped and hasattr(self._scheduler, "set_begin_index"):
@@ -39,6 +40,10 @@ class Solver:
         return self._scheduler.step(eps, self._scheduler.timesteps[index - len(self.timesteps)], x, return_dict=False)[
             0
         ]
+
+    def ends_clean(self, index: int) -> bool:
+        """Whether step `index` is the last one and leaves no noise."""
+        return self._ends_clean and index + 1 == len(self.timesteps)
 
     def next_timestep(self, index: int) -> int:
         """The timestep that step `index` leads to; 0 after the last."""

@@ -18,12 +18,15 @@ from perception.commands.generate_options import PRESETS
 from perception.commands.main import main
 from perception.generation import CITYSCAPES, new_control
 from perception.generation import PRESETS as ALL_PRESETS
+from perception.generation.dataset_card import dataset_card
+from perception.generation.generator import SceneGenerator
 from perception.generation.licences import licence_of
 from perception.generation.samples import read_label_map
 from perception.generation.sampling import RareClassSampler, read_statistics
 
 SMALL = ["--size", "64", "--steps", "2", "--window", "8", "--stride", "4", "--held-area", "800", "--rescale", "1"]
-BESIDE = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
+STATISTICS = ("sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json")
+BESIDE = {*STATISTICS, "samples.txt"}
 
 
 def saved_control(backbone, channels, folder):
@@ -117,12 +120,14 @@ def test_a_ready_data_set_with_provenance(generate, maps, tmp_path, capsys):
         text in card for text in ("CC-BY-SA-4.0", "research only", "| night | 2 |", "BaseSegDataset", "| car | 4 |")
     )
     assert Image.open(out / "preview.png").size == (2 * 3 * 192, 2 * 192)
+    lines[-1]["versions"]["torch"] = "9.9"
+    assert f"- torch {lines[0]['versions']['torch']}, 9.9\n" in dataset_card(lines, 0, CITYSCAPES.names)
 
 
 def test_statistics_are_of_the_generated_labels_and_can_be_drawn_from(generate, tmp_path):
     assert generate() == 0
     out = tmp_path / "out"
-    rows, by_file, by_class = (json.loads((out / name).read_text()) for name in sorted(BESIDE))
+    rows, by_file, by_class = (json.loads((out / name).read_text()) for name in STATISTICS)
     assert [row["file"] for row in rows] == ["labels/a_0_labelTrainIds.png", "labels/town/b_0_labelTrainIds.png"]
     assert all((out / row["file"]).is_file() and by_file[row["file"]]["0"] == row["0"] for row in rows)
     assert list(by_class) == ["0", "2", "10", "13"] and by_class["13"][0] == [rows[0]["file"], rows[0]["13"]]
@@ -133,15 +138,27 @@ def test_mmseg_reads_it(generate, tmp_path):
     from mmseg.datasets import BaseSegDataset
 
     assert generate() == 0
-    made = BaseSegDataset(
-        data_root=str(tmp_path / "out"),
-        data_prefix={"img_path": "images", "seg_map_path": "labels"},
-        img_suffix=".png",
-        seg_map_suffix="_labelTrainIds.png",
-        metainfo={"classes": CITYSCAPES.names},
-    )
+    out = tmp_path / "out"
+    (out / "images" / "orphan.png").write_bytes((out / "images" / "a_0.png").read_bytes())
+    found: dict = {}
+    exec((out / "README.md").read_text().split("```python")[1].split("```")[0], found)
+    options = found["train_dataset"] | {"data_root": str(out)}
+    made = BaseSegDataset(**{key: value for key, value in options.items() if key not in ("type", "pipeline")})
     pairs = [(made.get_data_info(i)["img_path"], made.get_data_info(i)["seg_map_path"]) for i in range(len(made))]
     assert len(pairs) == 2 and all(os.path.isfile(path) for pair in pairs for path in pair)
+    assert made.metainfo["classes"] == CITYSCAPES.names
+
+
+def test_deleted_samples_that_are_not_asked_for_are_left_out(generate, tmp_path, capsys):
+    assert generate("--per-label", "2") == 0
+    out = tmp_path / "out"
+    (out / "images" / "a_1.png").unlink()
+    (out / "labels" / "a_1_labelTrainIds.png").unlink()
+    assert generate() == 0
+    assert "left out: 1 samples of earlier runs whose files are gone, first a_1" in capsys.readouterr().out
+    assert (out / "samples.txt").read_text().split() == ["a_0", "town/b_0", "town/b_1"]
+    assert "3 samples of 2 label maps" in (out / "README.md").read_text()
+    assert main(["generate", "--verify", str(out)]) == 0
 
 
 def test_a_rerun_does_nothing_and_more_repetitions_extend(generate, tmp_path, capsys):
@@ -191,6 +208,30 @@ def test_rare_classes_choose_maps_and_crops(generate, maps, tmp_path, capsys):
     assert [line["class"] for line in manifest(tmp_path / "stated")] == ["person"]
     stats.write_text(json.dumps([{"11": 160, "file": "z.png"}]))
     assert generate(*options, out="wrong") == 2 and "not below --labels" in reason(capsys)
+
+
+def test_class_statistics_are_counted_once(generate, maps, tmp_path, capsys, monkeypatch):
+    (maps / "broken_labelTrainIds.png").write_bytes(b"no picture")
+    stats = tmp_path / "kept" / "stats.json"
+    options = ("--rare-classes", "--min-pixels", "50", "--statistics", stats, "--count")
+    assert generate(*options, "9") == 2
+    assert "left out: 1 label maps that cannot be used, the first one: the label map" in capsys.readouterr().err
+    rows = json.loads(stats.read_text())
+    assert [row["file"] for row in rows] == ["a_labelTrainIds.png", "town/b_labelTrainIds.png"]
+    assert rows[0]["13"] == int((street(0) == 13).sum())
+    monkeypatch.setattr("perception.commands.generate_statistics.count_labels", None)
+    assert generate(*options, "2") == 0 and len(manifest(tmp_path / "out")) == 2
+
+
+def test_another_autoencoder_and_random_weights_are_recorded(generate, tiny_sd, tmp_path):
+    vae = tiny_sd / "vae"
+    assert generate("--vae", vae, "--licence", "autoencoder=MIT", "--random-init-seed", "3") == 0
+    out = tmp_path / "out"
+    assert json.loads((out / "job.json").read_text())["options"]["random_init_seed"] == 3
+    first = manifest(out)[0]
+    assert first["model"]["vae"] == str(vae) and first["licences"]["autoencoder"] == "MIT"
+    card = (out / "README.md").read_text()
+    assert f"| autoencoder | {vae} | MIT |" in card and "random weights of seed 3" in card
 
 
 def test_resized_label_maps(generate, maps, tmp_path, capsys):
@@ -299,6 +340,24 @@ def test_a_bad_label_map_costs_its_line(generate, maps, tmp_path):
     assert "no pixel of class 16" in manifest(tmp_path / "none")[0]["reason"]
 
 
+@pytest.mark.parametrize("broken", ["first_pass", "second_pass"])
+def test_a_sample_that_is_not_finite_fails_alone(generate, monkeypatch, tmp_path, broken):
+    real = getattr(SceneGenerator, broken)
+
+    def overflow(self, *arguments):
+        latents = real(self, *arguments)
+        latents[1] = torch.nan
+        return latents
+
+    monkeypatch.setattr(SceneGenerator, broken, overflow)
+    assert generate("--rescale", "1.5", "--batch-size", "2") == 1
+    good, bad = manifest(tmp_path / "out")
+    assert (good["status"], bad["status"]) == ("done", "failed")
+    assert "not a finite number" in bad["reason"] and not (tmp_path / "out" / "images" / "town").exists()
+    image = np.asarray(Image.open(tmp_path / "out" / "images" / "a_0.png"))
+    assert good["brightness"] == pytest.approx(image.mean() / 255, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -319,7 +378,15 @@ def test_a_bad_label_map_costs_its_line(generate, maps, tmp_path):
         (["--detail-radius", "4"], "give --detail-radius with --photos"),
         (["--photos", "nowhere"], "nowhere is not a folder; --photos expects"),
         (["--labels", "nowhere"], "nowhere is not a folder"),
-        (["--rare-classes", "--count", "1", "--statistics", "nowhere"], "cannot be read"),
+        (["--rare-classes", "--count", "1", "--statistics", "."], "the class statistics . cannot be read"),
+        (["--temperature", "0.1", "--min-pixels", "9"], "give --temperature with --rare-classes; give --min-pixels"),
+        (["--statistics", "stats.json"], "give --statistics with --rare-classes"),
+        (
+            ["--domains", "night", "--template", "dawn=At dawn."],
+            "name 'dawn' in --domains, or leave out its --template",
+        ),
+        (["--domains", "night", "--domain-probability", "1"], "leave out --domain-probability"),
+        (["--licence", "photos=x", "--licence", "autoencoder=y"], "autoencoder= with --vae FOLDER"),
     ],
 )
 def test_config_faults_stop_before_anything_is_loaded(generate, monkeypatch, tmp_path, capsys, arguments, expected):
@@ -327,6 +394,15 @@ def test_config_faults_stop_before_anything_is_loaded(generate, monkeypatch, tmp
     assert generate(*arguments) == 2
     assert expected in reason(capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--labels", "--photos"])
+def test_an_output_folder_among_the_inputs_is_refused(generate, maps, tmp_path, capsys, option):
+    (tmp_path / "photos").mkdir()
+    folder = maps if option == "--labels" else tmp_path / "photos"
+    for out in (folder, folder / "town" / "gen"):
+        assert generate("--photos", tmp_path / "photos", "--out", out) == 2
+        assert f"lies in {option} {folder}, whose files would then include" in reason(capsys)
 
 
 def test_a_control_network_of_another_backbone_is_refused(generate, make_folder, tmp_path, capsys):
@@ -375,15 +451,17 @@ def test_verify_finds_every_kind_of_damage(generate, tmp_path, capsys):
     (out / "images" / "stranger.png").write_bytes(content)
     (out / "preview.png").unlink()
     (out / "sample_class_stats.json").write_text("[]")
+    (out / "samples.txt").write_text("a_0\na_1\n")
     assert main(check) == 1
     printed = capsys.readouterr().out
     for text in (
-        "a_0: a_0.png has other bytes",
+        "a_0: a_0.png has other bytes than were written; delete it and run the job again",
         "a_1: a_1_labelTrainIds.png cannot be read",
         "images/stranger.png is in no line",
         "preview.png is missing",
         "sample_class_stats.json does not belong",
-        "5 problems",
+        "samples.txt does not belong",
+        "6 problems",
     ):
         assert text in printed
     assert main(["generate", "--verify", str(tmp_path)]) == 2

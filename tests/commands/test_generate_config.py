@@ -61,3 +61,5 @@ def test_options_behind_the_file_win(tmp_path):
     behind = ["--control=c", "--template", "fog=in fog"]
     assert arguments_of(tmp_path / "job.json", behind) == ["--steps=5", "--template=night=in the dark"]
     assert "--control=a" in arguments_of(tmp_path / "job.json", ["--control-images", "d"])
+    assert "--template=night=in the dark" not in arguments_of(tmp_path / "job.json", ["--domains", "fog"])
+    assert "--template=night=in the dark" in arguments_of(tmp_path / "job.json", ["--domains", "fog,night"])

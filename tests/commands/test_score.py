@@ -286,8 +286,9 @@ def test_a_generated_set(score, generated, tiny_sd, tmp_path, capsys):
     assert generate(generated, tiny_sd, "--per-label", out / "per_label.json", out=tmp_path / "more") == 0
     assert [line["id"] for line in lines(tmp_path / "more" / "manifest.jsonl")] == ["0_0"]
     (generated / "gen" / "labels" / "0_1_labelTrainIds.png").rename(tmp_path / "kept.png")
-    assert score(folder=generated / "gen", out="hole") == 1
-    assert "does not exist" in lines(tmp_path / "hole" / "manifest.jsonl")[1]["reason"]
+    capsys.readouterr()
+    assert score(folder=generated / "gen", out="hole") == 2
+    assert "1 files of the samples are missing or empty" in complaint(capsys) and not (tmp_path / "hole").exists()
     shutil.move(tmp_path / "kept.png", generated / "gen" / "labels" / "0_1_labelTrainIds.png")
 
 
@@ -295,7 +296,12 @@ def test_an_unfinished_set_and_another_job(score, generated, tmp_path, capsys):
     shutil.copytree(generated / "gen", tmp_path / "half")
     (tmp_path / "half" / "manifest.jsonl").unlink()
     assert score(folder=tmp_path / "half") == 2
-    assert "the job did not finish; run its command again first" in complaint(capsys)
+    assert "did not finish; run the same `perception generate` command again first" in complaint(capsys)
+    shutil.copytree(generated / "gen", tmp_path / "short")
+    manifest = tmp_path / "short" / "manifest.jsonl"
+    manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(True)[:2]))
+    assert score(folder=tmp_path / "short") == 2
+    assert "lacks the lines of 2 samples, first 1_0" in complaint(capsys)
     (tmp_path / "half" / "job.json").write_text('{"options": {}}')
     (tmp_path / "half" / "manifest.jsonl").write_text('{"id": "a", "status": "done"}\n')
     assert score(folder=tmp_path / "half") == 2
@@ -306,7 +312,8 @@ def test_an_unfinished_set_and_another_job(score, generated, tmp_path, capsys):
     ("arguments", "reference", "sentence"),
     [
         ([], (), "add --reference IMAGES LABELS, --reference-world N or --class-loss FILE"),
-        (["--alpha", "0"], ("--no-filter",), "--alpha is 0; it must be above 0"),
+        (["--alpha", "0"], ("--reference-world", "2"), "--alpha is 0; it must be above 0"),
+        (["--alpha", "2"], ("--no-filter",), "leave out --alpha or --no-filter"),
         (["--min-score", "50"], ("--no-filter",), "--min-score is 50; it must be 0 to 1"),
         (["--objects", "pole,trafic light"], ("--no-filter",), "did you mean 'traffic light'?"),
         (["--areas", "9,4"], ("--no-filter",), "give them in rising order"),

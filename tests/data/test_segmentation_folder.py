@@ -59,6 +59,16 @@ def test_label_maps(tmp_path):
         read_labels(tmp_path / "none.png")
 
 
+@pytest.mark.parametrize("error", [Image.DecompressionBombError, ValueError, TypeError, EOFError])
+def test_damaged_label_maps_are_one_sentence(tmp_path, monkeypatch, error):
+    def fail(path):
+        raise error("broken chunk")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=r"a.png cannot be read \(broken chunk\); replace the file"):
+        read_labels(tmp_path / "a.png")
+
+
 def test_label_checks():
     labels = np.array([[0, 11], [255, 1]], np.uint8)
     check_labels(labels, (2, 2), 12, 255, "x.png")

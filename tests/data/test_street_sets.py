@@ -43,6 +43,14 @@ def test_the_splits_of_acdc_lie_below_its_conditions(tmp_path):
     assert [p.stem for p in street_images("acdc", tmp_path, "val")] == ["fog/val/a/a_1", "night/val/a/a_1"]
 
 
+@pytest.mark.parametrize(("split", "folder"), [("train", "training"), ("val", "validation")])
+def test_mapillary_as_its_archive_unpacks(tmp_path, split, folder):
+    _touch(tmp_path / folder / "images/a.jpg", tmp_path / folder / "labels/a.png")
+    assert [pair.image for pair in street_images("mapillary", tmp_path, split)] == [tmp_path / folder / "images/a.jpg"]
+    _touch(tmp_path / split / "images/b.jpg", tmp_path / split / "labels/b.png")
+    assert [pair.stem for pair in street_images("mapillary", tmp_path, split)] == ["b"]
+
+
 def test_label_ids():
     assert label_table(street_set("cityscapes")) is None
     mapillary = label_table(street_set("mapillary"))

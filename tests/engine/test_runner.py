@@ -73,6 +73,32 @@ def test_a_predictor_may_declare_a_result_gone(desk, shouter):
     assert desk.run(picky).done == 1
 
 
+def test_an_empty_output_is_made_again(desk):
+    desk.run()
+    whole = desk.files()
+    (desk.out / "shouts/text-003.txt").write_bytes(b"")
+    assert desk.run().done == 1 and desk.files() == whole
+
+
+def test_a_passing_fault_on_resume_leaves_the_earlier_result(desk, shouter):
+    desk.run()
+    whole = desk.files()
+    path = desk.items[3].path
+    away = path.rename(path.with_suffix(".away"))
+    summary = desk.run()
+    assert (summary.failed, summary.skipped, summary.exit_code) == (1, 9, 1)
+    assert "003.txt cannot be read" in summary.reasons[0] and desk.files() == whole
+
+    predictor = shouter()
+    predictor.still_valid = lambda record: (_ for _ in ()).throw(UserError("Its photo is gone."))
+    assert desk.run(predictor).failed == 10 and desk.files() == whole
+    (desk.out / "shouts/text-003.txt").unlink()
+    assert desk.run().failed == 1
+    assert [key for key, record in records(desk).items() if record["status"] == "failed"] == ["003.txt"]
+    away.rename(path)
+    assert desk.run().done == 1 and desk.files() == whole
+
+
 def test_a_bad_item_costs_one_line_and_is_retried(desk):
     desk.item("002", "")
     desk.items.append(Item(id="none.txt", path=desk.inputs / "none.txt"))

@@ -92,10 +92,8 @@ def test_prepare_hashes_skips_and_explains(tmp_path):
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert prepare(predictor, item, lambda *asked: False) == Prepared(item, digest, sample="a")
     assert prepare(predictor, item, lambda *asked: asked == (item, digest)) == Prepared(item, digest, skip=True)
-    gone = Item(id="b", path=tmp_path / "none.txt")
-    assert (
-        "none.txt cannot be read (No such file or directory)" in prepare(predictor, gone, lambda *asked: False).reason
-    )
+    gone = prepare(predictor, Item(id="b", path=tmp_path / "none.txt"), lambda *asked: False)
+    assert "none.txt cannot be read (No such file or directory)" in gone.reason and gone.unchecked
 
     def refuse(item):
         raise UserError("It is blue.")

@@ -106,6 +106,19 @@ def test_held_tiles_are_skipped_without_a_trace(
     assert sum(rows) == 2 * 2 * (12 - 4)
 
 
+@pytest.mark.parametrize("solver", ["dpmsolver++", "unipc"])
+def test_held_cells_end_as_clean_as_the_others(
+    denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream, solver: str
+) -> None:
+    held = _held(stream)
+    result = LatentFusion(denoiser, small("fast", solver=solver))(_noise(stream), told, held)
+    kept = held.mask.expand_as(result) == 1
+    assert torch.equal(result[kept], held.latents[kept])
+    after = [torch.randn(1, generator=generator) for generator in held.generators]
+    LatentFusion(denoiser, small())(_noise(stream), told, other := _held(stream))
+    assert after == [torch.randn(1, generator=generator) for generator in other.generators]  # noise of every step
+
+
 def test_passes_without_held_regions(denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream) -> None:
     """The first pass is one window unless asked otherwise."""
     whole = LatentFusion(denoiser, small())(_noise(stream), told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,8 +111,13 @@ def test_wrong_networks(tiny_backbone: DiffusionBackbone, control: nn.Module, sm
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(UserError, match=r"solver is 'euler', expected one of ddim.*steps is 0: expected 1 to 1000"):
+    with pytest.raises(UserError, match=r"solver is 'euler', expected one of ddim.*steps is 0: expected 1 to 500"):
         GenerationOptions(solver="euler", steps=0)  # type: ignore[arg-type]
+    for interval in ((0.5,), (0.0, 0.5, 1.0), (0.8, 0.2)):
+        with pytest.raises(UserError, match=r"guidance_interval is .*expected two shares of the steps"):
+            GenerationOptions(guidance_interval=interval)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"steps is 501: .*guidance_scale is nan: expected a finite number"):
+        GenerationOptions(steps=501, guidance_scale=math.nan)
     with pytest.raises(UserError, match="unknown generation options strides"):
         preset("fast", strides=4)
     with pytest.raises(UserError, match="'quick' does not exist; there are: exact, reference, fast"):
@@ -173,6 +179,7 @@ def test_flops_of_the_published_size(tiny_backbone: DiffusionBackbone) -> None:
     assert cost.autoencoder_flops == pytest.approx(17.9e12, rel=0.005)
     fast = ScenePlanner(denoiser, preset("fast"))()
     assert cost.flops / fast.flops > 10
+    assert (cost.kept_values, fast.kept_values) == (81 * 320 * 64 * 64, 320 * 128 * 128)
 
 
 def test_control_round_trip(tiny_backbone: DiffusionBackbone, control: ControlNetModel, tmp_path: Path) -> None:

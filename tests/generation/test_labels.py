@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,8 +75,9 @@ def test_prompt_errors(street: np.ndarray) -> None:
     assert build(street, np.random.default_rng(0), "fog").text == "road building pole sky car in fog"
     with pytest.raises(UserError, match="the domain 'hail' has no template; there are: fog"):
         build(street, np.random.default_rng(0), "hail")
-    with pytest.raises(UserError, match=r"its only field is \{names\}"):
-        PromptBuilder(CITYSCAPES.names, {"fog": "{classes} in fog"})
+    for wrong in ("{classes} in fog", "{names.x} in fog", "{names[a]} in fog"):
+        with pytest.raises(UserError, match=r"its only field is \{names\}"):
+            PromptBuilder(CITYSCAPES.names, {"fog": wrong})
 
 
 def test_own_templates_may_leave_the_class_names_out(street: np.ndarray) -> None:
@@ -106,6 +109,9 @@ def test_selection_ends() -> None:
     assert sorted(file for file, _ in chosen) == ["a", "b", "c"]
     with pytest.raises(UserError, match="4 different label maps were asked for, but only 3 can be drawn"):
         sampler.select(4, np.random.default_rng(0))
+    for temperature in (0, math.nan, math.inf):
+        with pytest.raises(UserError, match="needs a finite temperature above 0"):
+            RareClassSampler(_statistics(), temperature)
     with pytest.raises(UserError, match="no label map has more than 1000000 pixels"):
         RareClassSampler(_statistics(), min_pixels=1_000_000)
 

@@ -27,6 +27,13 @@ def test_domains_templates_names_and_lengths(street):
     assert report.to_json()["classes"]["pole"] == 2 and report.to_json()["samples"] == 3
 
 
+def test_templates_without_names_name_no_class(street):
+    silent = record(street, "night") | {"prompt": "a photo of a street in the dark."}
+    report = PromptReport.of([silent, record(street, "night")], CITYSCAPES.names)
+    assert report.classes["road"] == 1
+    assert report.templates == {"At night: {names}.": 1, "a photo of a street in the dark.": 1}
+
+
 def test_nothing_but_ignored_pixels_and_no_samples():
     empty = {"prompt": "", "domain": None, "class_pixels": {}}
     assert PromptReport.of([empty], ["road"]).length == {"least": 0, "median": 0, "most": 0}

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from perception.data.files import file_hash, write_atomic
+from perception.data.street_sets import street_root
 from perception.engine.domain_table import DomainTable
 from perception.engine.training.app import test
 from perception.engine.training.check import find_type
 from perception.engine.training.config import Overrides, load_config
 from perception.engine.training.signature import signature_of
+from perception.engine.training.street_sets import StreetScenes
 from perception.errors import UserError
 
 
@@ -32,7 +34,7 @@ class Evaluations:
 def evaluate(job: Evaluations, tell: Callable[[str], None] = print) -> DomainTable:
     """Run what is missing, then write OUT/table.md and OUT/table.json.
 
-    An evaluation is known by the hash of its weights, the test part of the config and the domain.
+    An evaluation is known by the hash of its weights, the test part of the config, the domain and the data root.
 
     Raises:
         UserError: mistakes in the job, or whatever `test` reports. Finished evaluations stay.
@@ -76,7 +78,12 @@ def _kept(place: Path, identity: Mapping[str, Any]) -> float | None:
 def _identity(config_file: Path, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     config = load_config(config_file, Overrides(options)).to_dict()
     tested = {key: config.get(key) for key in ("test_dataloader", "test_evaluator", "test_cfg")}
-    return {"weights": file_hash(folder / "model.safetensors"), "test": json.loads(json.dumps(tested))}
+    identity = {"weights": file_hash(folder / "model.safetensors"), "test": json.loads(json.dumps(tested))}
+    dataset = config["test_dataloader"]["dataset"]
+    if find_type(dataset["type"]) is StreetScenes:  # the config need not say where its files are
+        root = street_root(dataset["domain"], dataset.get("data_root"))
+        identity["data_root"] = str(root.resolve())
+    return identity
 
 
 def _check(job: Evaluations) -> None:

@@ -9,7 +9,8 @@ train_dataloader = {
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,7 @@ class RareClasses:
         if statistics is None:
             classes = len(self.metainfo["classes"])
             infos = [self.dataset.get_data_info(i) for i in range(self.files)]
-            maps = [Path(info["seg_map_path"]) for info in infos]
-            return [LabelCounts(path.name, class_counts(read_labels(path), classes)) for path in maps]
+            return [LabelCounts(Path(info["seg_map_path"]).name, _counted(info, classes)) for info in infos]
         rows = _read_rows(Path(statistics))
         if unknown := sorted({row.file for row in rows} - set(self._paths)):
             raise UserError(f"{statistics} names {unknown[0]}, which is not in the data set; leave `statistics` out")
@@ -199,6 +199,16 @@ def _built(dataset: dict[str, Any] | BaseDataset, name: str) -> BaseDataset:
         if "need at least one array" not in str(error):  # what mmengine says of a data set without samples
             raise
         raise UserError(f"the source {name!r} of MixedSources is empty; check its folders and split") from error
+
+
+def _counted(info: Mapping[str, Any], classes: int) -> dict[int, int]:
+    """Pixels per class of one label map, in the ids that ReadLabels makes of it."""
+    label_map: Mapping[int, int] = info.get("label_map") or {}
+    pixels: Counter[int] = Counter()
+    for found, number in class_counts(read_labels(info["seg_map_path"]), 256).items():
+        label = (found - 1) % 256 if info.get("reduce_zero_label") and found < 255 else found
+        pixels[label_map.get(label, label)] += number
+    return {label: pixels[label] for label in range(classes) if pixels[label]}
 
 
 def _read_rows(path: Path) -> list[LabelCounts]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import getenv
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +12,8 @@ from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset, RandomCrop
 
 from perception.data import world
-from perception.data.street_sets import label_table, street_images, street_set
-from perception.engine.generated import generated_images
+from perception.data.street_sets import label_table, street_images, street_root, street_set
+from perception.engine.generated import check_set_classes, generated_images
 from perception.engine.training.registry import DATASETS, TRANSFORMS
 from perception.engine.training.transforms import Sample
 
@@ -43,9 +42,7 @@ class StreetScenes(BaseSegDataset):
         test_mode: bool = False,
     ) -> None:
         self.domain, self.split, self.layout = domain, split, street_set(domain)
-        place = domain.removesuffix("_raw")
-        default = getenv(f"PERCEPTION_{place.upper()}", f"data/{place}")
-        self.folder = default if data_root is None else data_root
+        self.folder = street_root(domain, data_root)
         super().__init__(data_prefix={}, pipeline=list(pipeline), indices=indices, test_mode=test_mode)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -59,7 +56,7 @@ class GeneratedScenes(BaseSegDataset):
     """The finished samples of a folder made by `perception generate`, 19 Cityscapes classes.
 
     Raises:
-        UserError: the job did not finish, or files are missing.
+        UserError: the set has other classes, the job did not finish, or files are missing.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = _METAINFO
@@ -77,6 +74,7 @@ class GeneratedScenes(BaseSegDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One entry per sample, in the order of the manifest."""
+        check_set_classes(Path(self.folder), self.metainfo["classes"], type(self).__name__)
         return [_entry(pair.image, pair.labels) for pair in generated_images(self.folder, self.filtered)]
 
 

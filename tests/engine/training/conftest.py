@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception.data.world import CLASSES
+
 CONFIG = "configs/fpn/fpn_mini_camvid.py"
 
 
@@ -128,7 +130,8 @@ def generated_folder(tmp_path):
         lines.append({"id": f"town_{number}", "status": "done", "output": places})
     lines.append({"id": "town_4", "status": "failed", "output": [], "reason": "a damaged map"})
     (root / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (root / "job.json").write_text("{}")
+    (root / "job.json").write_text(json.dumps({"options": {"classes": CLASSES}}))
+    (root / "samples.txt").write_text("".join(f"town_{number}\n" for number in range(4)))
     (root / "README.md").write_text("# Generated street scenes\n")
     return root
 

@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,18 @@ def test_table_and_resuming(tool, heads, tmp_path, capfd, monkeypatch, unformatt
     assert tool.main([*arguments, "test_dataloader.dataset.count=1"]) == 0  # other data: all again
     assert len(called) == 4
     assert json.loads((out / "table.json").read_text())["models"]["both"]["mean"]["mean"] == 7.0
+
+
+def test_another_data_root_is_another_evaluation(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    called = []
+    monkeypatch.setattr(domains, "test", lambda *a: called.append(a) or {"mIoU": 7.0})
+    config = Path("configs/dginstyle/segformer_mitb5_gta.py")
+    job = domains.Evaluations({"a": [tmp_path]}, config, ["mapillary"], tmp_path / "out")
+    for root, runs in (("one", 1), ("one", 1), ("other", 2)):
+        monkeypatch.setenv("PERCEPTION_MAPILLARY", str(tmp_path / root))
+        domains.evaluate(job, tell=lambda line: None)
+        assert len(called) == runs
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,19 @@ def test_rare_classes_come_often(street, tmp_path):
     assert sample.source == "gta"
 
 
+def test_classes_are_counted_in_train_ids(street):
+    for number in range(4):
+        raw = np.full((40, 60), 7, np.uint8)  # road; 4 is no class, though it is a train id
+        raw[20:, :] = 4
+        raw[30:, 50:] = 31 if number == 3 else 6  # train
+        Image.fromarray(raw).save(street / "labels" / f"{number}.png")
+        (street / "labels" / f"{number}_labelTrainIds.png").unlink()
+    config = _rare(street)
+    config["dataset"]["domain"] = "gta_raw"
+    rare = DATASETS.build(config)
+    assert rare.draw.classes == [16, 0] and rare.draw.files[16] == ["3.png"]
+
+
 def test_class_statistics_from_a_file(street, tmp_path):
     rows = [{"0": 2400, "file": "x/0_labelTrainIds.png"}, {"16": 100, "file": "x/3_labelTrainIds.png"}]
     (tmp_path / "stats.json").write_text(json.dumps(rows))

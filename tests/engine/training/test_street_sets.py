@@ -1,5 +1,6 @@
 """The mmseg side of the street scene sets: labels, test sizes, generated folders, colours, the GTA configs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from perception.engine.training.artifact import SegmentationModel
 from perception.engine.training.config import complete_model, load_config
 from perception.engine.training.registry import DATASETS, MODELS, TRANSFORMS
 from perception.engine.training.street_sets import GeneratedScenes, StreetScenes
+from perception.errors import UserError
 
 READ = [{"type": "perception.ReadImage"}, {"type": "perception.ReadLabels", "num_classes": 19}]
 CONFIGS = sorted(Path("configs/dginstyle").glob("segformer*.py"))
@@ -56,6 +58,12 @@ def test_generated_folders_are_data_sets(generated_folder):
     assert scenes[1]["img"].shape == (64, 64, 3)
     assert (scenes[1]["gt_seg_map"][:2] == 255).all()
     assert len(GeneratedScenes(str(generated_folder), pipeline=READ, indices=2)) == 2
+
+
+def test_generated_folders_of_other_classes_are_refused(generated_folder):
+    (generated_folder / "job.json").write_text(json.dumps({"options": {"classes": ["tree", "road"]}}))
+    with pytest.raises(UserError, match="GeneratedScenes has 19 classes, but the data set 2"):
+        GeneratedScenes(str(generated_folder), pipeline=READ)
 
 
 def test_strong_colours_change_the_image_and_follow_the_worker_seed():

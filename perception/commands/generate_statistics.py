@@ -1,0 +1,55 @@
+"""Pixels per class of all label maps, for --rare-classes: read from --statistics FILE, else counted and kept there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from perception.data.files import write_atomic
+from perception.engine.progress import progress_bar
+from perception.errors import UserError
+from perception.generation.labels import Vocabulary
+from perception.generation.samples import count_labels
+from perception.generation.sampling import LabelCounts, read_statistics, statistics_rows
+
+
+def class_statistics(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vocabulary) -> list[LabelCounts]:
+    """Of the file if there is one, else of the label maps `files`, less those that cannot be used.
+
+    Raises:
+        UserError: the file cannot be read or written, or none of the label maps can be used.
+    """
+    path: Path | None = args.statistics
+    if path is not None and path.exists():
+        return _read(path)
+    counted = _counted(args, files, vocabulary)
+    if path is not None:
+        write_atomic(path, json.dumps(statistics_rows(counted), indent=0).encode() + b"\n")
+    return counted
+
+
+def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vocabulary) -> list[LabelCounts]:
+    unusable: list[str] = []
+    first_rank = os.environ.get("RANK", "0") == "0"
+    with progress_bar(len(files), args.progress and first_rank) as advance:
+        counted = count_labels(files, vocabulary, unusable.append, args.workers, advance)
+    if unusable and not counted:
+        raise UserError(f"none of the {len(files)} label maps can be used; the first one: {unusable[0]}")
+    if unusable and first_rank:
+        print(
+            f"left out: {len(unusable)} label maps that cannot be used, the first one: {unusable[0]}", file=sys.stderr
+        )
+    return counted
+
+
+def _read(path: Path) -> list[LabelCounts]:
+    try:
+        return read_statistics(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the class statistics {path} cannot be read ({error!r}); expected a sample_class_stats.json"
+        ) from error
