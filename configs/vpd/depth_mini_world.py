@@ -9,9 +9,8 @@ One hundred labelled scenes, as many steps:
         --cfg-options train_dataloader.dataset.dataset.count=100 train_cfg.max_epochs=140 train_cfg.val_interval=35
 
 Controls, each with a --work-dir of its own: random weights (`model.network.random_init_seed=0`), ResNet-18 from scratch
-(`model.network.encoder=resnet18`). With an encoder trained beside it: `model.network.side=resnet18
-model.network.upsample=2`. RMSE must be clearly below both on 100 scenes. From the second epoch on neither VAE
-nor denoiser runs.
+(`model.network.encoder=resnet18`). With an encoder trained beside it: `model.network.side=resnet18`. RMSE must be
+clearly below both on 100 scenes. From the second epoch on neither VAE nor denoiser runs.
 """
 
 from mmengine.config import read_base
