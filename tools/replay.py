@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from perception.commands.common import comma_ints
+from perception.errors import UserError
 
 if TYPE_CHECKING:
     from perception.classification.schedule import StoppingRule
@@ -21,17 +25,30 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recorded", type=Path, help="OUT of an exhaustive run with --save-errors")
-    parser.add_argument("--stages", default="25,250", help="samples of the reference schedule (default %(default)s)")
-    parser.add_argument("--keep", default="5,1", help="candidates it keeps (default %(default)s)")
+    parser.add_argument(
+        "--stages", type=comma_ints, metavar="N,N", help="samples of the reference schedule (default: grid / 10, grid)"
+    )
+    parser.add_argument(
+        "--keep", type=comma_ints, default=(5, 1), metavar="K,1", help="candidates it keeps (default: 5,1)"
+    )
     parser.add_argument(
         "--confidence", nargs="+", type=float, default=[0.95, 0.99, 0.999], help="of the races (default %(default)s)"
     )
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line per rule; returns the exit status."""
+    try:
+        compare(parse(argv))
+    except UserError as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(args: argparse.Namespace) -> None:
     """Print one line per rule."""
-    args = parse(argv)
     from perception.classification.replay import SIGNIFICANT, summarise, whole_grid
     from perception.commands.classify_recorded import read_recorded
 
@@ -63,9 +80,10 @@ def shown(share: float) -> str:
 def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRule]]:
     """The reference schedule first, then what is compared with it."""
     from perception.classification import ConfidenceSequence, Exhaustive, FixedSchedule, PairedT, SuccessiveHalving
-    from perception.commands.common import comma_ints
 
-    yield f"fixed {args.stages} keep {args.keep}", FixedSchedule(comma_ints(args.stages), comma_ints(args.keep))
+    stages = args.stages or (max(1, grid // 10), grid)
+    name = f"fixed {','.join(map(str, stages))} keep {','.join(map(str, args.keep))}"
+    yield name, FixedSchedule(stages, args.keep)
     yield "exhaustive", Exhaustive(grid)
     yield "successive_halving", SuccessiveHalving(grid)
     for confidence in args.confidence:
@@ -75,4 +93,4 @@ def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRu
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

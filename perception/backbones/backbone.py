@@ -69,6 +69,7 @@ class DiffusionBackbone(nn.Module):
         self._rows = sharing.TextRows()
         self.latent_channels = denoiser.latent_channels
         self.latent_stride = self._codec.stride
+        self.training_size = denoiser.training_size  # height and width in latent cells; None: not known
         self.max_text_tokens = conditioner.max_tokens
         self.text_width = denoiser.text_width  # 0: the model is told classes, and `condition` takes their names
         self.class_names = conditioner.class_names  # of a class-conditional model, by class number; else None
@@ -272,6 +273,11 @@ class DiffusionBackbone(nn.Module):
         """
         with self.as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
             yield
+
+    def text_bytes(self, condition: Condition) -> int:
+        """What `cached_text` would remember of all rows of a condition."""
+        tokens = condition.hidden.shape[1]
+        return len(condition) * sharing.text_bytes(self._denoiser.text_attentions(), tokens, self.dtype)
 
     @contextmanager
     def folded_time(self, memory: RowMemory) -> Iterator[None]:

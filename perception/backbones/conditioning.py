@@ -67,6 +67,15 @@ class Condition:
         kept = {k: v for k, v in self.extra.items() if k != "mask" or v.shape[1] == hidden.shape[1]}
         return replace(self, hidden=hidden, extra=kept, keys=None)
 
+    def followed_by(self, tokens: Tensor) -> Condition:
+        """The same condition with further tokens [N, M, D] behind its own; all of them are there."""
+        longer = self.with_hidden(torch.cat([self.hidden, tokens], dim=1))
+        if "mask" not in self.extra:
+            return longer
+        mask = self.extra["mask"]
+        mask = torch.cat([mask, mask.new_ones(tokens.shape[:2])], dim=1)
+        return replace(longer, extra={**self.extra, "mask": mask})
+
     def averaged(self, groups: Sequence[Sequence[int]]) -> Condition:
         """One row per group: the mean of its rows. A token is there if it is there in one of them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class Denoiser(Protocol):
 
     module: nn.Module  # the diffusers model
     latent_channels: int
+    training_size: tuple[int, int] | None  # height and width of the latents of the training, in cells; None: not known
     text_width: int  # channels of the text tokens that it reads; 0: it reads no text
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
@@ -60,3 +61,11 @@ class Denoiser(Protocol):
 
     def query_modules(self) -> list[nn.Module]:
         """Modules that act on the weights of the cross-attentions alone: without effect where the text is one token."""
+
+
+def height_and_width(sample_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """The `sample_size` of a diffusers config as `Denoiser.training_size`."""
+    if sample_size is None:
+        return None
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    return height, width

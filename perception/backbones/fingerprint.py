@@ -21,7 +21,7 @@ def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
         for file in part.weights if random_init_seed is None else ():
             _add(digest, "weights", _file_digest(file))
     for _, path in folder.tokenizers.values():
-        for file in sorted(path.iterdir()):
+        for file in sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")):
             _add(digest, file.name, _file_digest(file))
     scheduler = json.loads((folder.scheduler[1] / "scheduler_config.json").read_text(encoding="utf-8"))
     _add(digest, folder.scheduler[0], _canonical(scheduler))

@@ -12,6 +12,7 @@ from perception.backbones.spec import TapKind
 from perception.backbones.transformer_family import TransformerDenoiser
 from perception.errors import UserError
 
+FLUX_SIZE = (128, 128)  # cells of its training, 1024 x 1024 pixels: no config tells
 GUIDANCE = 1.0  # told to guidance-distilled Flux: the plain conditional velocity, the target of its training
 
 
@@ -62,6 +63,7 @@ class FluxDenoiser(TransformerDenoiser):
         super().__init__(transformer)
         self.patch = 2  # the pipeline packs cells, the transformer's own patch_size is 1
         self.latent_channels = self.config["in_channels"] // self.patch**2
+        self.training_size = FLUX_SIZE
         self.text_width = self.config["joint_attention_dim"]
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:

@@ -108,6 +108,11 @@ class CachedProjection(nn.Module):
         return rows[0].expand(len(keys), -1, -1) if len(known) == 1 else torch.stack(rows)
 
 
+def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> int:
+    """What `cached_text` remembers of a prompt of so many tokens."""
+    return sum(2 * attention.inner_kv_dim for attention in attentions) * tokens * dtype.itemsize
+
+
 @contextmanager
 def cached_text(attentions: Sequence[Any], rows: TextRows, memory: RowMemory | None = None) -> Iterator[None]:
     """Put a CachedProjection before every `to_k` and `to_v` of `attentions`.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.conditioning import Condition
+from perception.backbones.denoiser import height_and_width
 from perception.backbones.spec import TapKind
 from perception.errors import UserError
 
@@ -30,6 +31,7 @@ class TransformerDenoiser(ABC):
         config: Any = transformer.config
         self.config = config
         self.latent_channels: int = config["in_channels"]
+        self.training_size = height_and_width(config.get("sample_size"))
         self.patch = config["patch_size"]
         self.text_width: int = 0
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.conditioning import stacked
 from perception.classification.few_shot import ClassTokens
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
@@ -25,18 +26,18 @@ from perception.errors import UserError
 
 Pool = Literal["max", "mean_error", "mean_embed"]
 POOLS = ("max", "mean_error", "mean_embed")
-_MOST_CACHED_PROMPTS = 256  # 7.7 MB each for SD 1.5 in float32
+_AVERAGED = 64  # classes whose prompts are encoded together: as many prompts as the text encoder is fed, or a multiple
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer for one image."""
+    """The answer for one image; none where `survivors` is empty, because its errors are not finite."""
 
-    label: str  # class name
-    class_id: int  # position in PromptSet.names
-    candidate: int  # the winner among DiffusionClassifier.candidates
-    errors: tuple[float, ...]  # mean error per candidate, over the samples it has seen
-    margin: Margin | None  # lead over the best candidate of another class, paired; None if no sample was drawn
+    label: str  # class name; "" without an answer
+    class_id: int  # position in PromptSet.names; -1 without an answer
+    candidate: int  # the winner among DiffusionClassifier.candidates; -1 without an answer
+    errors: tuple[float, ...]  # mean error per candidate, over the samples it has seen; NaN without any
+    margin: Margin | None  # lead over the best candidate of another class, paired; None without an answer
     evaluations: int  # denoiser rows spent on this image in its race, without those of `screened`
     alive: tuple[tuple[int, ...], ...]  # candidates evaluated in each block, best first, then the final order
     survivors: tuple[int, ...]  # candidates the rule could not drop, best first; the first of them is the winner
@@ -84,8 +85,8 @@ class DiffusionClassifier(nn.Module):
             owners = {row: c.class_id for c in self.candidates for row in c.rows}
             with torch.no_grad():
                 self.condition = tokens(self.condition, [owners[row] for row in range(len(self.condition))])
-        rows = self.screening.most_rows() if self.screening else sum(len(c.rows) for c in self.candidates)
-        self.most_evaluations = evaluations(rule, rows, backbone.num_train_timesteps)
+        costs = self.screening.most_costs() if self.screening else [len(c.rows) for c in self.candidates]
+        self.most_evaluations = evaluations(rule, costs, backbone.num_train_timesteps)
 
     @torch.inference_mode()
     def forward(
@@ -95,7 +96,13 @@ class DiffusionClassifier(nn.Module):
 
         The ids seed the noise (`SeededNoise(0)` unless given). Raises UserError for errors that are not finite.
         """
-        return self.classify_latents(self.backbone.encode(images), image_ids, noise)
+        results = self.classify_latents(self.backbone.encode(images), image_ids, noise)
+        lost = [name for name, result in zip(image_ids, results, strict=True) if not result.survivors]
+        if lost:
+            raise UserError(
+                f"the denoising errors of {lost[0]} are not finite; run the backbone in float32 or bfloat16"
+            )
+        return results
 
     @torch.inference_mode()
     def classify_latents(
@@ -106,9 +113,12 @@ class DiffusionClassifier(nn.Module):
         small: Tensor | None = None,  # latents of the same images at a smaller size, for `Screens.small_samples`
         rankings: Sequence[Sequence[int]] | None = None,  # classes of each image, best first, for `Screens.ranked`
     ) -> list[Classification]:
-        """The same for latents. Raises UserError when the screens need small images or rankings and there are none."""
+        """The same for latents, but an image whose errors are not finite gets no answer and costs the others nothing.
+
+        Raises UserError when the screens need small images or rankings and there are none.
+        """
         noise = noise or SeededNoise()
-        with self._text_cache():
+        with self.score.text_cache(self.condition):
             if self.screening is None:
                 return [self._result(race) for race in self.track.run(latents, image_ids, self.condition, noise)]
             if small is None and self.screening.small is not None:
@@ -119,13 +129,10 @@ class DiffusionClassifier(nn.Module):
             races = self.track.run(latents, image_ids, self.condition, noise, starters)
         return [replace(self._result(race), screened=each) for race, each in zip(races, screened, strict=True)]
 
-    def _text_cache(self) -> AbstractContextManager[None]:
-        """Keys and values of the prompts, as long as they are few enough to hold."""
-        cached = self.score.share and len(self.condition) <= _MOST_CACHED_PROMPTS
-        return self.backbone.cached_text() if cached else nullcontext()
-
     def _result(self, race: Race) -> Classification:
-        table = race.table
+        table, means = race.table, tuple(race.table.means().tolist())
+        if not table.alive:
+            return Classification("", -1, -1, means, None, table.evaluations, race.alive, (), str(race.stop), table)
         winner = table.alive[0]
         class_id = self.candidates[winner].class_id
         rivals = [c for c, other in enumerate(self.candidates) if other.class_id != class_id]
@@ -133,7 +140,7 @@ class DiffusionClassifier(nn.Module):
             label=self.prompts.names[class_id],
             class_id=class_id,
             candidate=winner,
-            errors=tuple(table.means().tolist()),
+            errors=means,
             margin=table.margin(winner, rivals),
             evaluations=table.evaluations,
             alive=race.alive,
@@ -147,15 +154,26 @@ class DiffusionClassifier(nn.Module):
 def _candidates(backbone: DiffusionBackbone, prompts: PromptSet, pool: Pool) -> tuple[list[Candidate], Condition]:
     if pool not in POOLS:
         raise UserError(f"unknown pooling {pool!r}; choose one of {', '.join(POOLS)}")
+    groups = [prompts.rows(c) for c in range(len(prompts.names))]
     with torch.no_grad():
+        if pool == "mean_embed":
+            condition = _averaged(backbone, prompts, groups)
+            return [Candidate(name, c, (c,)) for c, name in enumerate(prompts.names)], condition
         condition = backbone.condition(prompts.prompts)
     if pool == "max":
         return [Candidate(name, c, (row,)) for row, (name, c) in enumerate(_distinct(prompts))], condition
-    groups = [prompts.rows(c) for c in range(len(prompts.names))]
-    if pool == "mean_embed":
-        condition = condition.averaged(groups)
-        groups = [(c,) for c in range(len(groups))]
     return [Candidate(name, c, groups[c]) for c, name in enumerate(prompts.names)], condition
+
+
+def _averaged(backbone: DiffusionBackbone, prompts: PromptSet, groups: Sequence[Sequence[int]]) -> Condition:
+    """One row per class, the mean of its prompts; all prompts of a thousand classes at once would take gigabytes."""
+    parts = []
+    for start in range(0, len(groups), _AVERAGED):
+        some = groups[start : start + _AVERAGED]
+        ends = [0, *accumulate(map(len, some))]
+        condition = backbone.condition([prompts.prompts[row] for group in some for row in group])
+        parts.append(condition.averaged([range(first, end) for first, end in pairwise(ends)]))
+    return stacked(parts)
 
 
 def _distinct(prompts: PromptSet) -> list[tuple[str, int]]:

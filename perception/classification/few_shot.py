@@ -61,7 +61,7 @@ class ClassTokens(nn.Module):
                 f"rows of width {condition.hidden.shape[2]}; use them with the classes they were trained for"
             )
         tokens = self.embedding.to(condition.hidden)[list(range(classes) if owners is None else owners)]
-        return condition.with_hidden(torch.cat([condition.hidden, tokens], dim=1))
+        return condition.followed_by(tokens)
 
 
 def fit_class_tokens(
@@ -89,7 +89,8 @@ def fit_class_tokens(
         UserError: labels that do not fit, an unknown objective, or a loss that is not finite.
     """
     _check(condition, latents, labels, objective)
-    score, learned = DenoisingErrors(backbone, "l2", rows, share=False), ClassTokens.beside(condition, tokens)
+    score = DenoisingErrors(backbone, "l2", rows, share=False, recompute=objective == "contrast")
+    learned = ClassTokens.beside(condition, tokens)
     learned.to(latents.device)
     optimizer = torch.optim.Adam(learned.parameters(), learning_rate)
     generator = torch.Generator().manual_seed(seed)

@@ -39,11 +39,12 @@ def class_leads(errors: Tensor, classes: Sequence[int]) -> Tensor:
     """How much larger the mean error of each class is than the winner's, on common samples; 0 for the winner's class.
 
     errors [C, N], NaN behind the last sample of a candidate; a class counts by its best candidate. float64 [classes].
+    None is negative: on the few samples of a candidate that left early the later winner may have been behind it.
     """
     most = int((~errors.isnan()).sum(1).max())
     leads = (paired_sums(errors) / most).nan_to_num(nan=float("inf"))  # [C]; a candidate that never raced is no help
     best = torch.full((max(classes) + 1,), float("inf"), dtype=torch.float64)
-    return best.scatter_reduce(0, torch.tensor(classes), leads.double(), "amin")
+    return best.scatter_reduce(0, torch.tensor(classes), leads.double().clamp_min(0), "amin")
 
 
 def learn(images: Sequence[Recorded], weigh_timesteps: bool = False) -> Learned:

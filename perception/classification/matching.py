@@ -47,15 +47,18 @@ class ImageCaptionMatcher(nn.Module):
 
         Raises UserError for no captions, one that is too long, and for errors that are not finite.
         """
-        return self.match_latents(self.backbone.encode(images), captions, noise)
+        errors = self.match_latents(self.backbone.encode(images), captions, noise)
+        if not errors.isfinite().all():
+            raise UserError("the denoising errors are not finite; run the backbone in float32 or bfloat16")
+        return errors
 
     @torch.inference_mode()
     def match_latents(self, latents: Tensor, captions: Sequence[str], noise: NoiseSource | None = None) -> Tensor:
-        """The same for clean latents [B, C, h, w]."""
+        """The same for clean latents [B, C, h, w]; errors that are not finite are returned."""
         condition = self.backbone.condition(captions, truncate=self.truncate)
         candidates, draw = torch.arange(len(captions)), noise or SeededNoise()
         parts = []
-        with self.backbone.cached_text():
+        with self.score.text_cache(condition):
             for start in range(0, len(self.samples), _CHUNK):
                 chunk = self.samples[start : start + _CHUNK]
                 eps, timesteps = self._drawn(chunk, latents, draw)
@@ -63,16 +66,10 @@ class ImageCaptionMatcher(nn.Module):
                 repeated = eps.repeat(len(latents), 1, 1, 1), timesteps.repeat(len(latents))
                 errors = self.score(x0, *repeated, condition, candidates.expand(len(x0), -1))  # [B * n, C]
                 parts.append(errors.cpu().view(len(latents), len(chunk), -1).transpose(1, 2))
-        return _finite(torch.cat(parts, dim=2))
+        return torch.cat(parts, dim=2)
 
     def _drawn(self, samples: Sequence[Sample], latents: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         """Noise [n, C, h, w] on the device of the latents, and timesteps [n] on the CPU."""
         shape = tuple(latents.shape[1:])
         eps = torch.stack([noise(SHARED, sample, shape) for sample in samples])
         return eps.to(latents.device), torch.tensor([sample.timestep for sample in samples])
-
-
-def _finite(errors: Tensor) -> Tensor:
-    if not errors.isfinite().all():
-        raise UserError("the denoising errors are not finite; run the backbone in float32 or bfloat16")
-    return errors

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -61,6 +61,11 @@ class PromptSet:
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 over the prompts joined with newlines: equal tables, equal digests."""
         return hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:16]
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the user's file gives the classes other indices than their positions."""
+        return self.indices != tuple(range(len(self.names)))
 
     def rows(self, name: int) -> tuple[int, ...]:
         """Row numbers of one class."""
@@ -119,9 +124,13 @@ def prompt_table(name: str, templates: Sequence[str] | None = None) -> PromptSet
     text = (resources.files("perception.classification") / "names" / f"{name}.txt").read_text("utf-8")
     names = text.splitlines()
     filled = _filled(names, templates or (TABLES[name][0],))
+    return replace(filled, names=_told_apart(names, range(len(names))))
+
+
+def _told_apart(names: Sequence[str], indices: Iterable[int]) -> tuple[str, ...]:
+    """Names that several classes have come with the index of each, "missile (657)"."""
     counts = Counter(names)
-    distinct = (name if counts[name] == 1 else f"{name} ({c})" for c, name in enumerate(names))
-    return replace(filled, names=tuple(distinct))
+    return tuple(name if counts[name] == 1 else f"{name} ({c})" for c, name in zip(indices, names, strict=True))
 
 
 def _filled(names: Sequence[str], templates: Sequence[str]) -> PromptSet:
@@ -140,7 +149,8 @@ def read_prompts(source: str | Path, templates: Sequence[str] | None = None) -> 
     Without `templates` a table comes in its own, and a list of classes in DEFAULT_TEMPLATE.
 
     - `.csv` with the columns prompt, classname, classidx: one row per candidate. Rows of equal classidx are
-      templates of one class (its name is the first row's); an empty prompt is the empty prompt.
+      templates of one class (its name is the first row's); an empty prompt is the empty prompt. Classes may share
+      a prompt or a name, and are then told apart by their classidx, "missile (657)".
     - any other file: one class name per line, filled into `templates`; blank lines are left out.
 
     Raises UserError for a file that is missing, not UTF-8, empty, without a needed column or with a bad classidx, and
@@ -176,13 +186,17 @@ def _from_csv(path: Path, text: str) -> PromptSet:
         )
     rows = [(row["prompt"] or "", (row["classname"] or "").strip(), _index(path, row)) for row in reader]
     names: dict[int, str] = {}
-    for _, name, index in rows:
+    prompts: dict[int, list[str]] = {}
+    for prompt, name, index in rows:
         names.setdefault(index, name or str(index))
-    _refuse_repeated([prompt for prompt, _, _ in rows], f"prompt of {path}")
-    _refuse_repeated(list(names.values()), f"class name of {path}")
+        prompts.setdefault(index, []).append(prompt)
+    for own in prompts.values():
+        _refuse_repeated(own, f"prompt of {path}")
+    distinct = _told_apart(list(names.values()), names)
+    _refuse_repeated(distinct, f"class name of {path}")
     order = {index: position for position, index in enumerate(names)}
     classes = tuple(order[index] for _, _, index in rows)
-    return PromptSet(tuple(prompt for prompt, _, _ in rows), classes, tuple(names.values()), tuple(names))
+    return PromptSet(tuple(prompt for prompt, _, _ in rows), classes, distinct, tuple(names))
 
 
 def _index(path: Path, row: dict[str, str]) -> int:

@@ -15,7 +15,8 @@ from perception.classification.rounds import Work, score_together
 from perception.classification.schedule import Block, StoppingRule
 from perception.classification.scoring import DenoisingErrors
 from perception.classification.table import ErrorTable
-from perception.errors import UserError
+
+NOT_FINITE = "errors not finite"
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,10 @@ class Race:
         return (*self.table.history, self.table.alive)
 
     def update(self, errors: Tensor, rule: StoppingRule) -> None:
-        """Enter the errors [alive, n] of the current block, and ask the rule."""
+        """Enter the errors [alive, n] of the current block, and ask the rule; nobody survives errors not finite."""
         if not errors.isfinite().all():
-            raise UserError(
-                f"the denoising errors of {self.image_id} are not finite; run the backbone in float32 or bfloat16"
-            )
+            self.table.alive, self.stop = (), NOT_FINITE
+            return
         self.table.add(errors)
         decision = rule.decide(self.done, self.table)
         self.table.alive, self.stop = decision.alive, decision.stop
@@ -77,11 +77,12 @@ class Track:
         noise: NoiseSource,
         starters: Sequence[tuple[int, ...]] | None = None,  # candidates of each image; default: all
     ) -> list[Race]:
-        """Race until every image has its answer; images share denoiser calls. UserError for errors not finite."""
+        """Race until every image has its answer, or errors that are not finite; images share denoiser calls."""
         every = tuple(range(len(self.candidates)))
         alive = starters or [every] * len(image_ids)
         races = [
-            Race(*each) for each in zip(image_ids, [self.blocks] * len(alive), map(self._table, alive), strict=True)
+            Race(name, self.blocks, self._table(own), None if own else NOT_FINITE)  # nobody survived a screen
+            for name, own in zip(image_ids, alive, strict=True)
         ]
         while running := [i for i, race in enumerate(races) if race.block is not None]:
             work = [self._work(latents[i], races[i], noise) for i in running]

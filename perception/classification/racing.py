@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from perception.classification.schedule import Block, Decision, check_group, race_blocks
-from perception.classification.statistics import identical, mixture_bound, t_quantile, t_statistics
+from perception.classification.schedule import Block, Decision, check_group, most_expensive, race_blocks
+from perception.classification.statistics import identical, mixture_bound, normal_scores, t_quantile, t_statistics
 from perception.classification.table import ErrorTable
 from perception.errors import UserError
 
@@ -65,19 +65,19 @@ class RacingRule(ABC):
         """The grid in spread order, cut at `ends`."""
         return race_blocks(self.samples, self.trials, num_train_timesteps, self.ends(), self.group)
 
-    def most_alive(self, candidates: int) -> tuple[int, ...]:
+    def most_rows(self, costs: Sequence[int]) -> tuple[int, ...]:
         """All candidates, as far as the budget reaches. Raises UserError when it does not cover the first block."""
-        ends = self.ends()
-        if self.budget is not None and self.budget < candidates * ends[0]:
+        ends, every = self.ends(), sum(costs)
+        if self.budget is not None and self.budget < every * ends[0]:
             raise UserError(
                 f"a budget of {self.budget} evaluations per image is less than the first {ends[0]} samples of "
-                f"{candidates} candidates take; give {candidates * ends[0]} or more"
+                f"{len(costs)} candidates take; give {every * ends[0]} or more"
             )
-        left, alive = self.budget or candidates * self.total, []
+        left, rows = self.budget or every * self.total, []
         for number, size in enumerate(_sizes(ends)):
-            alive.append(min(self.most_kept(number, candidates), left // size))
-            left -= alive[-1] * size
-        return tuple(alive)
+            rows.append(min(most_expensive(costs, self.most_kept(number, len(costs))), left // size))
+            left -= rows[-1] * size
+        return tuple(rows)
 
     def most_kept(self, block: int, candidates: int) -> int:
         """How many candidates may reach a block: all of them."""
@@ -148,8 +148,9 @@ class PairedT(RacingRule):
 class ConfidenceSequence(RacingRule):
     """Drop a candidate once an anytime-valid bound on its mean gap is positive: looking after each block costs nothing.
 
-    The bound of each pair fails at any time with a probability of at most 1 - confidence (`mixture_bound`); it takes
-    the samples as an endless stream, so it asks for more of them than PairedT.
+    The bound of each pair fails at any time with a probability of at most 1 - confidence (`mixture_bound`, of the
+    normal score of Student's t). This holds for gaps that are normal or nearly so, and for others as their number
+    grows. The samples count as an endless stream, so it asks for more of them than PairedT.
     """
 
     confidence: float = 0.99  # of each pair, over the whole race
@@ -162,7 +163,9 @@ class ConfidenceSequence(RacingRule):
 
     def behind(self, gaps: Tensor, total: int) -> Tensor:
         """See the class."""
-        return t_statistics(gaps) > mixture_bound(1 - self.confidence, gaps.shape[1], self.tuned)
+        samples = gaps.shape[1]
+        scores = normal_scores(t_statistics(gaps), samples)
+        return scores > mixture_bound(1 - self.confidence, samples, self.tuned)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Recorded:
     timesteps: tuple[int, ...]  # of the columns
     classes: tuple[int, ...]  # of the candidates
     truth: int | None = None  # the right class
+    costs: tuple[int, ...] | None = None  # denoiser rows of one sample of each candidate; None: one
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def replay(rule: StoppingRule, recorded: Recorded, num_train_timesteps: int = 10
     _check_complete(recorded)
     column = {timestep: k for k, timestep in enumerate(recorded.timesteps)}
     blocks = rule.blocks(num_train_timesteps)
-    table = ErrorTable(len(recorded.errors), sum(map(len, blocks)), recorded.classes)
+    table = ErrorTable(len(recorded.errors), sum(map(len, blocks)), recorded.classes, recorded.costs)
     stop = None
     for number, block in enumerate(blocks):
         missing = [s.timestep for s in block if s.timestep not in column or s.trial]

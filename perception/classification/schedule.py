@@ -51,8 +51,8 @@ class StoppingRule(Protocol):
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """All blocks the rule may draw, in order; the same for every image."""
 
-    def most_alive(self, candidates: int) -> tuple[int, ...]:
-        """How many candidates each block evaluates at most."""
+    def most_rows(self, costs: Sequence[int]) -> tuple[int, ...]:
+        """Denoiser rows of one sample that each block evaluates at most, by those of each candidate."""
 
     def decide(self, block: int, table: ErrorTable) -> Decision:
         """Whom to keep after block number `block`, given all errors so far of one image."""
@@ -156,9 +156,9 @@ class FixedSchedule:
         """Nominal samples up to the end of each stage."""
         return [n * self.trials for n in self.samples]
 
-    def most_alive(self, candidates: int) -> tuple[int, ...]:
-        """All candidates first, then what each stage keeps."""
-        return (candidates, *(min(candidates, k) for k in self.keep[:-1]))
+    def most_rows(self, costs: Sequence[int]) -> tuple[int, ...]:
+        """All candidates first, then as many as each stage keeps."""
+        return (sum(costs), *(most_expensive(costs, k) for k in self.keep[:-1]))
 
     def decide(self, block: int, table: ErrorTable) -> Decision:
         """Keep the k candidates of smallest mean error, best first."""
@@ -184,19 +184,27 @@ class Exhaustive:
         """One block: the whole grid."""
         return _number((uniform_grid(self.samples, num_train_timesteps),), self.trials)
 
-    def most_alive(self, candidates: int) -> tuple[int, ...]:
+    def most_rows(self, costs: Sequence[int]) -> tuple[int, ...]:
         """Always all candidates."""
-        return (candidates,)
+        return (sum(costs),)
 
     def decide(self, block: int, table: ErrorTable) -> Decision:
         """Order all candidates, best first."""
         return Decision(table.ranked(table.alive), "grid completed")
 
 
-def evaluations(rule: StoppingRule, candidates: int, num_train_timesteps: int) -> int:
-    """Return how many denoiser evaluations one image costs at most (exactly, for `fixed` and `exhaustive`)."""
+def evaluations(rule: StoppingRule, costs: Sequence[int], num_train_timesteps: int) -> int:
+    """Return how many denoiser evaluations one image costs at most, by the rows of each candidate.
+
+    Exact for `exhaustive`, and for `fixed` where all candidates cost the same.
+    """
     blocks = rule.blocks(num_train_timesteps)
-    return sum(alive * len(block) for alive, block in zip(rule.most_alive(candidates), blocks, strict=True))
+    return sum(rows * len(block) for rows, block in zip(rule.most_rows(costs), blocks, strict=True))
+
+
+def most_expensive(costs: Sequence[int], candidates: int) -> int:
+    """Denoiser rows of so many candidates at most."""
+    return sum(sorted(costs, reverse=True)[:candidates])
 
 
 def check_group(group: int, *counts: int) -> None:

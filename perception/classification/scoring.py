@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.errors import UserError
@@ -17,6 +20,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "huber": lambda prediction, target: F.huber_loss(prediction, target, reduction="none", delta=1.0),
 }
 """Elementwise losses; huber is 0.5 d^2 where |d| < 1, else |d| - 0.5."""
+
+_CACHE_BYTES = 2 * 10**9  # of text keys and values; SD 1.5 in float32: 260 prompts
 
 
 class DenoisingErrors(nn.Module):
@@ -35,6 +40,7 @@ class DenoisingErrors(nn.Module):
         rows: int = 32,  # most rows (samples x candidates) of one denoiser call: bounds the memory, not the result
         share: bool = True,  # text-free prefix once per sample, text keys/values once per prompt; equal results.
         # False where the denoiser is compiled: it runs as it is where something is shared
+        recompute: bool = False,  # make a call again for the gradient, keeping no activations: `rows` bounds them
     ) -> None:
         super().__init__()
         if loss not in LOSSES:
@@ -45,6 +51,12 @@ class DenoisingErrors(nn.Module):
         self.loss = LOSSES[loss]
         self.rows = rows
         self.share = share
+        self.recompute = recompute
+
+    def text_cache(self, condition: Condition) -> AbstractContextManager[None]:
+        """Inside, keys and values of the prompts are remembered, if they are shared and few enough to hold."""
+        cached = self.share and self.backbone.text_bytes(condition) <= _CACHE_BYTES
+        return self.backbone.cached_text() if cached else nullcontext()
 
     def forward(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
@@ -70,14 +82,19 @@ class DenoisingErrors(nn.Module):
         parts = []
         for samples in _slices(len(latents), max(1, self.rows // candidates.shape[1])):
             x_t = self.backbone.noise(latents[samples], timesteps[samples], noise[samples])  # [s, C, h, w]
+            drawn = x_t, latents[samples], noise[samples], timesteps[samples]
             columns = [
-                self._errors(
-                    x_t, latents[samples], noise[samples], timesteps[samples], condition, candidates[samples, some]
-                )
+                self._call(*drawn, condition, candidates[samples, some])
                 for some in _slices(candidates.shape[1], self.rows)
             ]
             parts.append(torch.cat(columns, dim=1))
         return torch.cat(parts)  # [S, K]
+
+    def _call(self, *arguments: Any) -> Tensor:
+        if not self.recompute:
+            return self._errors(*arguments)
+        errors: Tensor = checkpoint(self._errors, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return errors
 
     def _errors(
         self, x_t: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor

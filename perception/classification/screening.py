@@ -7,10 +7,10 @@ and its own noise.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from perception.backbones import Condition, DiffusionBackbone
@@ -44,7 +44,7 @@ class Screens:
 class Screened:
     """What the rounds say about one image."""
 
-    starters: tuple[int, ...]  # candidates that race, in their given order
+    starters: tuple[int, ...]  # candidates that race, in their given order; (): the errors are not finite
     order: tuple[int, ...] = ()  # classes, best first, as far as the rounds tell
     tree_evaluations: int = 0  # denoiser rows of the medoids
     small_evaluations: int = 0  # denoiser rows on the small image
@@ -98,12 +98,13 @@ class Screening:
             found = [self._survived(each, race) for each, race in zip(found, races, strict=True)]
         return found
 
-    def most_rows(self) -> int:
-        """Denoiser rows of one sample of all classes that may race."""
-        rows = torch.zeros(self.classes, dtype=torch.long)
+    def most_costs(self) -> list[int]:
+        """Denoiser rows of one sample of each candidate, when the classes that cost the most race."""
+        rows: Counter[int] = Counter()
         for candidate in self.candidates:
             rows[candidate.class_id] += len(candidate.rows)
-        return int(rows.sort(descending=True).values[: self.keep].sum())
+        racing = self._of([class_id for class_id, _ in rows.most_common(self.keep)])
+        return [len(self.candidates[c].rows) for c in racing]
 
     def most_evaluations(self) -> tuple[int, int]:
         """Denoiser rows of one image at most: of the medoids, and on the small image."""
@@ -112,9 +113,8 @@ class Screening:
             rows = sum(len(self.candidates[c].rows) for c in self._of(self.tree.medoids))
             tree = rows * len(self.medoids.blocks[0])
         if self.small is not None:
-            alive = self.small.rule.most_alive(self.most_rows())
-            blocks = self.small.blocks  # the first ones of the rule
-            small = sum(k * len(block) for k, block in zip(alive[: len(blocks)], blocks, strict=True))
+            most, blocks = self.small.rule.most_rows(self.most_costs()), self.small.blocks  # the first ones of the rule
+            small = sum(k * len(block) for k, block in zip(most[: len(blocks)], blocks, strict=True))
         return tree, small
 
     def _of(self, classes: Sequence[int]) -> tuple[int, ...]:
@@ -123,6 +123,8 @@ class Screening:
 
     def _expanded(self, tree: LabelTree, race: Race) -> Screened:
         """The best clusters, until there are enough classes."""
+        if not race.table.alive:
+            return Screened(())
         order = tree.ranked(self._ranked(race))
         return Screened(self._of(order[: self.keep]), order, tree_evaluations=race.table.evaluations)
 
@@ -138,9 +140,10 @@ class Screening:
 
 def _rival(race: Race) -> tuple[int, ...]:
     """The runner-up of another class, where only one class is left."""
-    table, winner = race.table, race.table.alive[0]
-    if len({table.classes[c] for c in table.alive}) > 1:
+    table = race.table
+    if len({table.classes[c] for c in table.alive}) != 1:
         return ()
+    winner = table.alive[0]
     seen = [c for c, count in enumerate(table.counts) if count and table.classes[c] != table.classes[winner]]
     margin = table.margin(winner, seen)
     return () if margin is None else (margin.rival,)

@@ -27,6 +27,13 @@ def identical(gaps: Tensor) -> Tensor:
     return (gaps == 0).all(dim=1)
 
 
+def normal_scores(statistics: Tensor, samples: int) -> Tensor:
+    """Statistics of Student's t with samples - 1 degrees of freedom as normal ones of the same upper tail."""
+    from scipy.special import ndtri, stdtr
+
+    return -torch.from_numpy(ndtri(stdtr(samples - 1, -statistics.numpy())))  # the lower tail keeps its digits
+
+
 def t_quantile(probability: float, samples: int) -> float:
     """Quantile of Student's t with samples - 1 degrees of freedom."""
     from scipy.special import stdtrit
@@ -35,11 +42,12 @@ def t_quantile(probability: float, samples: int) -> float:
 
 
 def mixture_bound(alpha: float, samples: int, tuned: int) -> float:
-    """What a t statistic exceeds at ANY number of samples with a probability of at most alpha, if its mean is <= 0.
+    """What a normal statistic of mean <= 0 exceeds at ANY number of samples with a probability of at most alpha.
 
-    One-sided normal-mixture boundary with the empirical sd, sqrt(2 (1 + 1/v) log(1 + sqrt(v + 1) / (2 alpha))) with
-    v = n rho^2; rho makes it tightest at n = `tuned` (Robbins 1970; asymptotically valid: Waudby-Smith et al. 2021,
-    arXiv 2103.06476).
+    One-sided normal-mixture boundary, sqrt(2 (1 + 1/v) log(1 + sqrt(v + 1) / (2 alpha))) with v = n rho^2; rho makes it
+    tightest at n = `tuned` (Robbins 1970). It is exact where the sd is known, and asymptotically valid with the
+    empirical one (Waudby-Smith et al. 2021, arXiv 2103.06476): a t statistic of few samples exceeds it too often, so
+    compare its normal score.
     """
     log = -2 * math.log(2 * alpha)
     v = samples * (log + math.log(log + 1)) / tuned

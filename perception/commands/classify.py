@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,7 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
     return ClassifyOptions(
         prompts=prompts,
         class_prompts=comparison.class_prompts,
-        rule=chosen_rule(args, chosen, _racing_rows(args, prompts)),
+        rule=chosen_rule(args, chosen, _costs(args, prompts)),
         loss=args.loss or (preset(name).loss if name else "l2"),
         pool=args.pool,
         size=args.size,
@@ -152,6 +153,7 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
         save_errors=args.save_errors,
         error_maps=args.error_map_samples if args.error_maps else 0,
         learned=_learned(args),
+        calibration=args.calibration,
         screens=chosen_screens(args),
         screen_size=args.screen_size,
         antithetic=args.antithetic,
@@ -161,12 +163,12 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
     )
 
 
-def _racing_rows(args: argparse.Namespace, prompts: PromptSet) -> int:
-    """Denoiser rows of one sample, as far as the prompts tell."""
-    classes = min(args.preselect or len(prompts.names), len(prompts.names))
+def _costs(args: argparse.Namespace, prompts: PromptSet) -> list[int]:
+    """Denoiser rows of one sample of each candidate that may enter the race, as far as the prompts tell."""
+    rows = [count for _, count in Counter(prompts.classes).most_common(args.preselect)]
     if args.pool == "mean_embed":
-        return classes
-    return sum(sorted((len(prompts.rows(c)) for c in range(len(prompts.names))), reverse=True)[:classes])
+        return [1] * len(rows)
+    return rows if args.pool == "mean_error" else [1] * sum(rows)
 
 
 def _learned(args: argparse.Namespace) -> Learned | None:
@@ -205,6 +207,6 @@ def _run(args: argparse.Namespace, comparison: Comparison, options: ClassifyOpti
 
     summary = run_job(comparison.items, lambda: ImageClassifier(load_backbone_from(args), options), job)
     if os.environ.get("RANK", "0") == "0":
-        told = report(job.out, comparison.items, comparison.prompts.names, comparison.headline)
+        told = report(job.out, comparison.items, comparison.prompts, comparison.headline)
         print("\n\n".join(part for part in (told, summary.render()) if part))
     return summary.exit_code

@@ -90,7 +90,7 @@ def _of_dataset(args: argparse.Namespace, templates: list[str] | None) -> Compar
 
 def _of_files(args: argparse.Namespace, templates: list[str] | None) -> Comparison:
     evaluate = args.evaluate or not (args.classes or args.prompts)
-    items = _items(args.images, evaluate)
+    items = _items(args, evaluate)
     prompts = _prompts(args, items, templates)
     for label in sorted({item.label for item in items if item.label is not None}):
         prompts.find(label)
@@ -98,17 +98,23 @@ def _of_files(args: argparse.Namespace, templates: list[str] | None) -> Comparis
     return Comparison(items, prompts, None if templates or whole else _bare(prompts, args.prompts == "imagenet"))
 
 
-def _items(images: list[str], evaluate: bool) -> list[Item]:
+def _items(args: argparse.Namespace, evaluate: bool) -> list[Item]:
     from perception.engine.items import image_items, labelled_items
 
+    images: list[str] = args.images
     if not evaluate:
-        return image_items(images)
-    if len(images) > 1 or not Path(images[0]).is_dir():
+        return image_items(images, args.out)
+    if len(images) == 1 and Path(images[0]).is_dir():
+        return labelled_items(images[0], args.out)
+    if args.evaluate:
         raise UserError(
-            f"No classes were given for {images[0]}; add --classes A,B,C or --prompts FILE, or name one folder that "
-            "has a sub-folder per class."
+            f"The classes of the images are not known from {' '.join(images[:3])}; name one folder that has a "
+            "sub-folder per class."
         )
-    return labelled_items(images[0])
+    raise UserError(
+        f"No classes were given for {images[0]}; add --classes A,B,C or --prompts FILE, or name one folder that "
+        "has a sub-folder per class."
+    )
 
 
 def _prompts(args: argparse.Namespace, items: list[Item], templates: list[str] | None) -> PromptSet:

@@ -24,6 +24,7 @@ from perception.classification.prompts import PromptSet
 from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
+from perception.commands.classify_recorded import check_same_errors, job_fingerprint
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
@@ -54,6 +55,7 @@ class ClassifyOptions:
     save_errors: bool = False  # write every single error to OUT/errors
     error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
     learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
+    calibration: Path | None = None  # OUT of the run on those images, which must fit
     screens: Screens | None = None  # cheaper rounds before the race
     screen_size: tuple[int, int] | None = None  # of the image in those rounds, height and width in pixels
     antithetic: bool = False  # noise in pairs; the rule then counts groups of two
@@ -104,8 +106,9 @@ class ImageClassifier:
         self.options = _settings(options, self.size, crop)
         if self.clip is not None:
             self.options["preselect_clip"] = self.clip.identity
-        text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if o.calibration is not None:
+            check_same_errors(o.calibration, backbone.fingerprint, self.options)
+        self.fingerprint = job_fingerprint(backbone.fingerprint, self.options)
 
     def prepare(self, item: Item) -> Sample:
         """Read and transform one file; UserError when it is no usable image or its label is no class."""
@@ -134,6 +137,8 @@ class ImageClassifier:
     def _outcome(
         self, sample: Sample, latent: torch.Tensor, result: Classification, clip: ClipRanking | None
     ) -> Outcome:
+        if not result.survivors:
+            return Outcome({"errors": float("nan")})  # which makes a failed line
         record = self._record(result) | self._preselected(clip)
         if result.probabilities is not None:
             record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
@@ -196,6 +201,8 @@ class ImageClassifier:
             "candidates": json.dumps([c.name for c in candidates]),
             "classes": json.dumps([self.prompts.names[c.class_id] for c in candidates]),
         }
+        rows = [len(c.rows) for c in candidates]  # of one sample
+        names |= {"rows": json.dumps(rows)} if max(rows) > 1 else {}
         return save(tensors, names)
 
     def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
@@ -240,7 +247,7 @@ def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dic
     rule = options.rule
     return {
         "prompts": f"{len(options.prompts)} ({options.prompts.digest})",
-        "classes": hashlib.sha256(repr((options.prompts.names, options.prompts.classes)).encode()).hexdigest()[:16],
+        "classes": _digest((options.prompts.names, options.prompts.classes)),
         "method": repr(rule),
         "loss": options.loss,
         "pool": options.pool,
@@ -250,6 +257,7 @@ def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dic
         "noise": f"seed {options.seed}" if options.noise is None else _file_hash(options.noise),
         "save_errors": options.save_errors,
         "ranking": MOST_RANKED,
+        **({"class_indices": _digest(options.prompts.indices)} if options.prompts.is_numbered else {}),
         **({"error_map_samples": options.error_maps} if options.error_maps else {}),
         **({"calibration": repr(options.learned)} if options.learned else {}),
         **({"screens": repr(options.screens), "screen_size": options.screen_size} if options.screens else {}),
@@ -257,6 +265,10 @@ def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dic
         **({"crop": crop} if crop != "resize" else {}),
         **({"class_tokens": file_hash(options.tokens)} if options.tokens else {}),
     }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def _file_hash(path: Path) -> str:

@@ -2,70 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from perception.commands.results import MOST_LINES
+from perception.classification.prompts import PromptSet
+from perception.commands.results import finished, listing
 from perception.data.files import write_atomic
 from perception.engine.items import Item
-from perception.engine.manifest import DONE, read_manifest
 from perception.metrics.calibration import Calibration
 from perception.metrics.classification import ClassificationMetrics, confusion_picture, format_table
 
 CONFUSION, RELIABILITY = "confusion.png", "reliability.png"  # below OUT
+_EVALUATIONS = {
+    "evaluations": "{:.1f} denoiser evaluations per image",
+    "preselect_evaluations": "{:.1f} before it for the label tree",
+    "screen_evaluations": "{:.1f} before it on the small image",
+    "map_evaluations": "and {:.1f} for its error map",
+}
+
+
+class Answer(NamedTuple):
+    """What is kept of a finished image of known class: its record may hold the errors of a thousand classes."""
+
+    truth: int  # class number
+    ranking: tuple[int, ...]  # class numbers, best first, 5 or fewer
+    confidence: float | None  # probability of the label; None without a calibration
+    preselected: bool | None  # whether CLIP let the true class into the race; None where it was not asked
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], truth: int, names: Sequence[str], number: Mapping[str, int]) -> Answer:
+        """Of a manifest record; `number` holds the position of each of the `names`."""
+        ranking = tuple(number[name] for name in record["ranking"])
+        confidence = record["probabilities"][record["label"]] if "probabilities" in record else None
+        preselected = names[truth] in record["preselected"] if "preselected" in record else None
+        return cls(truth, ranking, confidence, preselected)
 
 
 def report(
     out: Path,
-    items: Sequence[Item],
-    names: Sequence[str],  # of all classes
+    items: Sequence[Item],  # their labels are the truth, whatever was known when they were classified
+    prompts: PromptSet,
     headline: str | None = None,  # the customary figure: "top-1" or "mean per class"
 ) -> str:
     """Summarise the finished ones among `items`; "" when there are none. Pictures of the labelled ones go to `out`."""
-    wanted = {item.id for item in items}
-    records = [record for record in read_manifest(out) if record["status"] == DONE and record["id"] in wanted]
-    if not records:
+    names = prompts.names
+    number = {name: c for c, name in enumerate(names)}
+    classes = {label: prompts.find(label) for label in {item.label for item in items} if label is not None}
+    truths = {item.id: None if item.label is None else classes[item.label] for item in items}
+    told: list[tuple[str, str]] = []
+    spent: Counter[str] = Counter()
+    answers = []
+    for record in finished(out, truths):
+        told.append((record["id"], f"{record['label']}{_lead(record)}"))
+        spent.update({kind: record.get(kind, 0) for kind in _EVALUATIONS})
+        truth = truths[record["id"]]
+        if truth is not None:
+            answers.append(Answer.of(record, truth, names, number))
+    if not told:
         return ""
-    lines = label_lines(records[:MOST_LINES])
-    if len(records) > MOST_LINES:
-        lines.append(f"... and {len(records) - MOST_LINES} more")
-    labelled = [record for record in records if "truth" in record]
-    parts = [lines, [evaluations_line(records)]]
-    if labelled:
-        parts += [accuracy_lines(out, labelled, names, headline), calibration_lines(out, labelled, names)]
-        parts.append(preselection_lines(labelled))
+    parts = [listing(told), [evaluations_line(spent, len(told))]]
+    if answers:
+        parts += [accuracy_lines(out, answers, names, headline), calibration_lines(out, answers)]
+        parts.append(preselection_lines(answers))
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def label_lines(records: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per image: id, label, and its lead over the runner-up in standard errors."""
-    width = max(len(record["id"]) for record in records)
-    return [f"{record['id']:<{width}}  {record['label']}{_lead(record)}" for record in records]
-
-
-def evaluations_line(records: Sequence[dict[str, Any]]) -> str:
+def evaluations_line(spent: Mapping[str, int], images: int) -> str:
     """How many denoiser evaluations an image took; those of screening rounds and error maps apart."""
-    kinds = {
-        "evaluations": "{:.1f} denoiser evaluations per image",
-        "preselect_evaluations": "{:.1f} before it for the label tree",
-        "screen_evaluations": "{:.1f} before it on the small image",
-        "map_evaluations": "and {:.1f} for its error map",
-    }
-    means = {kind: sum(record.get(kind, 0) for record in records) / len(records) for kind in kinds}
-    return ", ".join(text.format(means[kind]) for kind, text in kinds.items() if means[kind] or kind == "evaluations")
+    kinds = [kind for kind in _EVALUATIONS if spent[kind] or kind == "evaluations"]
+    return ", ".join(_EVALUATIONS[kind].format(spent[kind] / images) for kind in kinds)
 
 
 def accuracy_lines(
-    out: Path, records: Sequence[dict[str, Any]], names: Sequence[str], headline: str | None = None
+    out: Path, answers: Sequence[Answer], names: Sequence[str], headline: str | None = None
 ) -> list[str]:
     """Images and accuracy per true class, top-1, top-5, mean over classes; who is taken for whom goes to a picture."""
-    number = {name: c for c, name in enumerate(names)}
-    ranked = torch.tensor([[number[name] for name in record["ranking"]] for record in records])  # [B, 5 or fewer]
-    metrics = ClassificationMetrics.of(ranked, _truth(records, names), len(names))
+    ranked = torch.tensor([answer.ranking for answer in answers])  # [B, 5 or fewer]
+    metrics = ClassificationMetrics.of(ranked, torch.tensor([answer.truth for answer in answers]), len(names))
     write_atomic(out / CONFUSION, confusion_picture(metrics.confusion, names))
     lines = [format_table(metrics, names)]
     if headline is not None:
@@ -76,36 +93,30 @@ def accuracy_lines(
     return [*lines, f"confusion matrix: {out / CONFUSION}"]
 
 
-def calibration_lines(out: Path, records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """How far the probabilities can be believed, when there are any; also as a picture."""
-    if not all("probabilities" in record for record in records):
+def calibration_lines(out: Path, answers: Sequence[Answer]) -> list[str]:
+    """How far the probabilities of the labels can be believed, when there are any; also as a picture."""
+    known = [answer.confidence for answer in answers if answer.confidence is not None]
+    if len(known) < len(answers):
         return []
-    rows = [[record["probabilities"][name] for name in names] for record in records]
-    probabilities = torch.tensor(rows, dtype=torch.float64)  # [B, K]
-    state = Calibration.of(probabilities, _truth(records, names))
+    confidence = torch.tensor(known, dtype=torch.float64)  # [B]
+    state = Calibration.of(confidence, torch.tensor([answer.ranking[0] == answer.truth for answer in answers]))
     write_atomic(out / RELIABILITY, state.picture())
-    confidence = probabilities.max(dim=1).values.mean().item()
     return [
-        f"mean confidence {confidence:.2%}, expected calibration error {state.ece:.2%}",
+        f"mean confidence {confidence.mean().item():.2%}, expected calibration error {state.ece:.2%}",
         f"reliability diagram: {out / RELIABILITY}",
     ]
 
 
-def preselection_lines(records: Sequence[dict[str, Any]]) -> list[str]:
+def preselection_lines(answers: Sequence[Answer]) -> list[str]:
     """How many true classes CLIP let into the race, where it was asked: no accuracy can be higher."""
-    kept = [record["truth"] in record["preselected"] for record in records if "preselected" in record]
+    kept = [answer.preselected for answer in answers if answer.preselected is not None]
     if not kept:
         return []
     return [f"the true class was among those preselected by CLIP for {sum(kept) / len(kept):.2%} of the images"]
 
 
-def _truth(records: Sequence[dict[str, Any]], names: Sequence[str]) -> Tensor:
-    """True class ids, int64 [B]."""
-    number = {name: c for c, name in enumerate(names)}
-    return torch.tensor([number[record["truth"]] for record in records])
-
-
-def _lead(record: dict[str, Any]) -> str:
+def _lead(record: Mapping[str, Any]) -> str:
+    """Over the runner-up, in standard errors."""
     if not record["margin_se"]:
         return ""
     return f"  ({record['margin'] / record['margin_se']:.1f} standard errors ahead of {record['runner_up']})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perception.commands.common import comma_ints, positive_int
@@ -21,7 +22,7 @@ METHODS = {
     "exhaustive": "all candidates on all samples",
 }
 SAMPLES, KEEP, GRID = (20, 100), (3, 1), (250,)  # fixed: for ten classes 440 evaluations per image
-CONFIDENCE = 0.99
+CONFIDENCE, MEASURED = 0.99, 40  # of each comparison, which agrees with the whole grid up to so many candidates
 _RACES = ("racing", "paired_t", "confseq", "successive_halving")
 
 
@@ -36,7 +37,8 @@ def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
         "--confidence",
         type=float,
         metavar="P",
-        help="of dropping a class rightly, per comparison: racing, paired_t, confseq (default: 0.99)",
+        help="of dropping a candidate rightly, per comparison: racing, paired_t, confseq (default: "
+        f"{CONFIDENCE} for up to {MEASURED} candidates, 1 - {(1 - CONFIDENCE) * MEASURED:.1g} / N for more)",
     )
     group.add_argument(
         "--budget", type=positive_int, metavar="N", help="most denoiser evaluations per image (default: whole grid)"
@@ -66,8 +68,13 @@ def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def chosen_rule(args: argparse.Namespace, preset: Preset | None, rows: int) -> StoppingRule:
-    """The stopping rule of parsed arguments, for so many denoiser rows per sample.
+def default_confidence(candidates: int) -> float:
+    """Of each comparison: the more rivals there are, the rarer each may be wrong (a union bound from MEASURED on)."""
+    return 1 - (1 - CONFIDENCE) * min(1.0, MEASURED / candidates)
+
+
+def chosen_rule(args: argparse.Namespace, preset: Preset | None, costs: Sequence[int]) -> StoppingRule:
+    """The stopping rule of parsed arguments, for candidates of so many denoiser rows per sample.
 
     Raises UserError for options that the method does not know, and for numbers out of range.
     """
@@ -88,17 +95,19 @@ def chosen_rule(args: argparse.Namespace, preset: Preset | None, rows: int) -> S
         raise UserError(f"--samples of --method {method} is one number, such as --samples {max(samples)}")
     if method == "exhaustive":
         return Exhaustive(samples[0], trials, group)
-    rule = _race(args, method, samples[0], trials, group)
-    rule.most_alive(rows)
+    rule = _race(args, method, samples[0], trials, group, len(costs))
+    rule.most_rows(costs)
     return rule
 
 
-def _race(args: argparse.Namespace, method: str, samples: int, trials: int, group: int) -> StoppingRule:
+def _race(
+    args: argparse.Namespace, method: str, samples: int, trials: int, group: int, candidates: int
+) -> StoppingRule:
     from perception.classification.racing import ConfidenceSequence, PairedT, RacingRule, SuccessiveHalving
 
     kinds: dict[str, type[RacingRule]] = {"successive_halving": SuccessiveHalving, "confseq": ConfidenceSequence}
     kind = kinds.get(method, PairedT)
-    own = {} if method == "successive_halving" else {"confidence": CONFIDENCE}
+    own = {} if method == "successive_halving" else {"confidence": default_confidence(candidates)}
     if args.confidence is not None:
         own["confidence"] = args.confidence
     if method == "paired_t":

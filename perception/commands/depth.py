@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from perception.commands.results import plan_files, run_files
     from perception.engine.items import image_items
 
-    items = image_items(args.images)
+    items = image_items(args.images, args.out)
     build = partial(_job, args, artifact)
     if args.dry_run:
         print(plan_files(build(), items, args.out, args.batch_size).render())

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.taps:
         raise UserError("No taps were given; add --taps NAME,... with names from `perception extract --list-taps`.")
     spec = FeatureSpec(args.taps, args.timesteps, args.noise, args.seed, args.aggregate, args.prompt)
-    items = image_items(args.inputs)
+    items = image_items(args.inputs, args.out)
     if args.dry_run:
         print(_plan(args, items, spec).render())
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perception.commands.common import (
     add_backbone_arguments,
@@ -118,7 +118,7 @@ def _captions(
     from perception.engine.items import image_items
 
     captions = read_captions(args.captions)
-    items = image_items(args.images)
+    items = image_items(args.images, args.out)
     return items, {item.id: captions.captions for item in items}, captions
 
 
@@ -167,13 +167,10 @@ def _run(
 
 
 def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:
-    from perception.commands.match_report import report_examples, report_retrieval
-    from perception.engine.manifest import DONE, read_manifest
+    from perception.commands.match_report import Matched, report_examples, report_retrieval
+    from perception.commands.results import finished
 
-    wanted = {item.id for item in items}
-    records: dict[str, Any] = {
-        record["id"]: record for record in read_manifest(out) if record["status"] == DONE and record["id"] in wanted
-    }
+    records = {record["id"]: Matched.of(record) for record in finished(out, {item.id for item in items})}
     if isinstance(source, list):
         return report_examples(source, records)
     return report_retrieval(source, records)

@@ -88,7 +88,8 @@ class CaptionMatching:
     def _record(self, sample: Sample) -> dict[str, Any]:
         captions = self.captions[sample.id]
         asked = [*captions, ""] if self.normalise else list(captions)
-        (errors,) = self.matcher(sample.pixels[None], asked, self.noise)  # [C, N]
+        latents = self.matcher.backbone.encode(sample.pixels[None])
+        (errors,) = self.matcher.match_latents(latents, asked, self.noise)  # [C, N]; not finite: a failed line
         means = errors.double().mean(1).tolist()
         own = means[: len(captions)]
         return {

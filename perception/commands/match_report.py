@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from perception.commands.results import MOST_LINES
+from perception.commands.results import listing
 from perception.data.matching_sets import CaptionList, MatchingExample
-from perception.metrics.matching import PairScores, normalised, recall, stacked
+from perception.metrics.matching import PairScores, normalised, recall
 
-Records = Mapping[str, Mapping[str, Any]]  # finished manifest lines by item id
+
+class Matched(NamedTuple):
+    """What is kept of a finished image."""
+
+    errors: Tensor  # [captions] float64
+    unconditional: float | None
+    best: str  # caption
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Matched:
+        """Of a manifest record."""
+        errors = torch.tensor(record["errors"], dtype=torch.float64)
+        return cls(errors, record["unconditional"], record["best"])
+
+
+Records = Mapping[str, Matched]  # by item id
 
 
 def example_ids(example: MatchingExample) -> list[str]:
@@ -53,10 +68,7 @@ def report_retrieval(captions: CaptionList, records: Records) -> list[str]:
 
 def best_lines(records: Records) -> list[str]:
     """One line per image: id and best caption."""
-    names = sorted(records)
-    width = max(map(len, names[:MOST_LINES]))
-    lines = [f"{name:<{width}}  {records[name]['best']}" for name in names[:MOST_LINES]]
-    return [*lines, f"... and {len(names) - MOST_LINES} more"] if len(names) > MOST_LINES else lines
+    return listing([(name, records[name].best) for name in sorted(records)])
 
 
 def _names(image: str | None, item: str) -> bool:
@@ -64,7 +76,8 @@ def _names(image: str | None, item: str) -> bool:
     return image is not None and (item == image or item.endswith(f"/{image}"))
 
 
-def _tables(columns: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor | None]:
+def _tables(columns: Sequence[Matched]) -> tuple[Tensor, Tensor | None]:
     """Errors [captions, images] and, when they were asked for, unconditional errors [images]."""
-    plain = [record["unconditional"] for record in columns]
-    return stacked([record["errors"] for record in columns]), None if None in plain else torch.tensor(plain).double()
+    plain = [record.unconditional for record in columns]
+    errors = torch.stack([record.errors for record in columns], dim=1)
+    return errors, None if None in plain else torch.tensor(plain).double()

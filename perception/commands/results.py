@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -83,7 +83,8 @@ def run_files(
             )
     summary = run_job(items, build, options)
     if os.environ.get("RANK", "0") == "0":
-        print("\n".join([*_listing(options.out, items, line), summary.render()]))
+        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items})]
+        print("\n".join([*listing(told), summary.render()]))
     return summary.exit_code
 
 
@@ -111,9 +112,13 @@ def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Any]:
             continue
 
 
-def _listing(out: Path, items: Sequence[Item], line: Callable[[Mapping[str, Any]], str]) -> list[str]:
-    wanted = {item.id for item in items}
-    records = [record for record in read_manifest(out) if record["status"] == DONE and record["id"] in wanted]
-    width = max((len(record["id"]) for record in records[:MOST_LINES]), default=0)
-    lines = [f"{record['id']:<{width}}  {line(record)}" for record in records[:MOST_LINES]]
-    return [*lines, *([f"... and {len(records) - MOST_LINES} more"] if len(records) > MOST_LINES else [])]
+def finished(out: Path, ids: Container[str]) -> Iterator[dict[str, Any]]:
+    """The manifest records of finished items among `ids`, one at a time: all of them may not fit into memory."""
+    return (record for record in read_manifest(out) if record["status"] == DONE and record["id"] in ids)
+
+
+def listing(told: Sequence[tuple[str, str]]) -> list[str]:
+    """Item ids and what to tell of them, a line each for the first, and how many there are beyond."""
+    width = max((len(name) for name, _ in told[:MOST_LINES]), default=0)
+    lines = [f"{name:<{width}}  {text}" for name, text in told[:MOST_LINES]]
+    return [*lines, *([f"... and {len(told) - MOST_LINES} more"] if len(told) > MOST_LINES else [])]

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from perception.commands.segment_job import referring_line, semantic_line
     from perception.engine.items import image_items
 
-    items = image_items(args.images)
+    items = image_items(args.images, args.out)
     build = partial(_referring if args.text else _semantic, args, artifact)
     if args.dry_run:
         from perception.commands.results import plan_files

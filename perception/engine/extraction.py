@@ -89,8 +89,9 @@ def image_size(backbone: DiffusionBackbone, size: int | tuple[int, int] | None =
     """Height and width in pixels, checked; by default those of the images that the denoiser was trained on."""
     stride = backbone.latent_stride
     if size is None:
-        cells: Any = backbone.unet.config.sample_size  # type: ignore[union-attr]
-        height, width = (side * stride for side in ((cells, cells) if isinstance(cells, int) else cells))
+        if backbone.training_size is None:
+            raise UserError(f"{backbone.name} does not say which size it was trained at; add --size, in pixels.")
+        height, width = (side * stride for side in backbone.training_size)
     else:
         height, width = (size, size) if isinstance(size, int) else size
     if height < stride or width < stride or height % stride or width % stride:

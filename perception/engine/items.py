@@ -23,11 +23,11 @@ class Item:
     label: str | None = None
 
 
-def image_items(inputs: Sequence[str | Path]) -> list[Item]:
+def image_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[Item]:
     """Image files below folders (recursively, by suffix) and files named directly (any suffix), sorted by id.
 
     The id is the POSIX path relative to the one folder given, or to the common parent of several inputs. Hidden files
-    and folders are passed over; a file reached twice counts once.
+    and folders are passed over, and so is `out`, where the job writes; a file reached twice counts once.
 
     Raises:
         UserError: an input does not exist or cannot be listed, or a folder holds no image.
@@ -35,16 +35,16 @@ def image_items(inputs: Sequence[str | Path]) -> list[Item]:
     if not inputs:
         raise UserError("No input was given; name at least one image file or folder.")
     roots = [Path(path) for path in inputs]
-    found = {path: None for root in roots for path in _images_below(root)}
+    found = {path: None for root in roots for path in _images_below(root, out)}
     parent = Path(os.path.commonpath([_absolute(root if root.is_dir() else root.parent) for root in roots]))
     by_id = {_absolute(path).relative_to(parent).as_posix(): path for path in found}
     return [Item(id=key, path=by_id[key]) for key in sorted(by_id)]
 
 
-def labelled_items(folder: str | Path) -> list[Item]:
+def labelled_items(folder: str | Path, out: Path | None = None) -> list[Item]:
     """The images of a folder with one class per sub-folder; the label is the sub-folder's name.
 
-    Ids are relative to `folder`, sorted.
+    Ids are relative to `folder`, sorted. `out`, where the job writes, is passed over.
 
     Raises:
         UserError: no folder, no sub-folders, a sub-folder without images, or images beside the sub-folders.
@@ -56,29 +56,30 @@ def labelled_items(folder: str | Path) -> list[Item]:
         raise UserError(
             f"{root} has images outside class folders ({loose[0]}); move each into a sub-folder of its class."
         )
-    classes = [path for path in entries if path.is_dir()]
+    own = None if out is None else out.resolve()
+    classes = [path for path in entries if path.is_dir() and path.resolve() != own]
     if not classes:
         raise UserError(f"{root} has no sub-folders; one sub-folder per class was expected.")
     items = [
         Item(id=path.relative_to(root).as_posix(), path=path, label=klass.name)
         for klass in classes
-        for path in _images_below(klass)
+        for path in _images_below(klass, out)
     ]
     return sorted(items, key=lambda item: item.id)
 
 
-def _images_below(root: Path) -> list[Path]:
+def _images_below(root: Path, out: Path | None) -> list[Path]:
     if root.is_file():
         return [root]
-    images = [path for path in _walk(root) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in _walk(root, out) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise UserError(f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); check the folder.")
     return images
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Visible files below `root`; symbolic links to folders are followed, each real folder once."""
-    seen: set[str] = set()
+def _walk(root: Path, out: Path | None) -> Iterator[Path]:
+    """Visible files below `root` but `out`; symbolic links to folders are followed, each real folder once."""
+    seen = set() if out is None else {os.path.realpath(out)} - {os.path.realpath(root)}
     stack = [root]
     while stack:
         folder = stack.pop()

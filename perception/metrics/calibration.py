@@ -17,6 +17,7 @@ from perception.errors import UserError
 from perception.metrics.classification import png
 
 _LOG_BETA = (-20.0, 20.0)  # bounds of log(beta * spread of the errors)
+_LOG_TINY = -690.0  # stands for the logarithm of a probability of 0
 
 
 def class_probabilities(errors: Tensor, beta: float) -> Tensor:
@@ -41,6 +42,9 @@ def paired_sums(table: Tensor) -> Tensor:
 def fit_temperature(errors: Tensor, labels: Tensor) -> float:
     """The beta > 0 that makes softmax(-beta * errors) most likely on labelled images.
 
+    The true class of B images has the target (B + 1) / (B + 2) in place of 1 (Platt 1999, section 2.2), so that beta
+    stays finite where every image is right.
+
     Args:
         errors: [B, C], sums or means over samples (means give a beta larger by the number of samples).
         labels: int64 [B], true classes.
@@ -51,9 +55,11 @@ def fit_temperature(errors: Tensor, labels: Tensor) -> float:
     scores, target = _checked(errors, labels)
     finite = scores[scores.isfinite()]
     spread = float((finite - finite.min()).std(correction=0)) or 1.0
+    share = 1 / (len(target) + 2)  # of the other classes together
 
     def loss(log_beta: float) -> float:
-        return _cross_entropy(class_probabilities(scores, float(np.exp(log_beta)) / spread), target)
+        true, others = _log_odds(-float(np.exp(log_beta)) / spread * scores, target)
+        return float(-((1 - share) * true + share * others).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=_LOG_BETA, method="bounded").x)) / spread
 
@@ -94,7 +100,7 @@ def fit_weights(errors: Tensor, labels: Tensor, penalty: float = 1e-2) -> Tensor
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence (the largest probability) against accuracy, in equally wide bins of confidence; states add up."""
+    """Confidence (the probability of the answer) against accuracy, in equally wide bins; states add up."""
 
     images: Tensor  # int64 [M], per bin
     confidence: Tensor  # float64 [M], summed
@@ -106,15 +112,15 @@ class Calibration:
         return cls(*(torch.zeros(bins, dtype=dtype) for dtype in (torch.int64, torch.float64, torch.int64)))
 
     @classmethod
-    def of(cls, probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
-        """Counts of some images: probabilities [B, C], labels int64 [B]; bin m holds confidences ((m-1)/M, m/M]."""
-        confidence, guess = probabilities.double().cpu().max(dim=1)
+    def of(cls, confidence: Tensor, correct: Tensor, bins: int = 15) -> Calibration:
+        """Counts of some images: confidence [B], correct bool [B]; bin m holds confidences ((m-1)/M, m/M]."""
+        confidence, correct = confidence.double().cpu(), correct.cpu()
         edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
         place = torch.bucketize(confidence, edges)
         return cls(
             torch.bincount(place, minlength=bins),
             torch.bincount(place, confidence, minlength=bins),
-            torch.bincount(place[guess == labels.cpu()], minlength=bins),
+            torch.bincount(place[correct], minlength=bins),
         )
 
     def __add__(self, other: Calibration) -> Calibration:
@@ -172,5 +178,10 @@ def _checked(errors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return scores, target
 
 
-def _cross_entropy(probabilities: Tensor, target: Tensor) -> float:
-    return float(-probabilities.gather(1, target[:, None]).clamp_min(1e-300).log().mean())
+def _log_odds(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """log p of the true class, and of all others together, each [B]; logits [B, C], NaN (not evaluated): p = 0."""
+    logits = logits.nan_to_num(nan=-float("inf"))
+    own = torch.nn.functional.one_hot(target, logits.shape[1]).bool()
+    whole = logits.logsumexp(1)
+    others = logits.masked_fill(own, -float("inf")).logsumexp(1)
+    return logits[own] - whole, (others - whole).clamp_min(_LOG_TINY)

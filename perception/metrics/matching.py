@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from perception.errors import UserError
@@ -141,8 +140,3 @@ def normalised(errors: Tensor, unconditional: Tensor | None = None) -> Tensor:
     if unconditional is None:
         return -errors
     return unconditional[None, :] - errors
-
-
-def stacked(columns: Sequence[Sequence[float]]) -> Tensor:
-    """Columns, one per image, as a float64 table [captions, images]."""
-    return torch.tensor(columns, dtype=torch.float64).T

@@ -53,6 +53,10 @@ def test_averages() -> None:
     assert mean.extra["mask"].tolist() == [[True, True], [True, False]]
     assert "mask" not in condition.with_hidden(torch.zeros(3, 4, 1)).extra
     assert torch.equal(condition.with_hidden(condition.hidden + 1).extra["mask"], mask)
+    longer = condition.followed_by(torch.zeros(3, 2, 1))
+    assert longer.keys is None and longer.hidden.shape == (3, 4, 1)
+    assert torch.equal(longer.extra["mask"], torch.cat([mask, torch.ones(3, 2, dtype=torch.bool)], dim=1))
+    assert torch.equal(condition.extra["mask"], mask)
     half = condition.to(torch.float16)
     assert half.hidden.dtype == torch.float16 and half.extra["mask"].dtype == torch.bool
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perception.backbones import Condition, DiffusionBackbone, FeatureSpec, load_backbone
 from perception.backbones.memory import RowMemory
+from perception.engine.extraction import image_size
 from perception.errors import UserError
 
 KINDS = (
@@ -120,6 +121,12 @@ def library_call(pipeline: Any, x_t: Tensor, t: Tensor, condition: Condition) ->
         guidance=torch.ones(rows) if net.config.guidance_embeds else None,
     ).sample
     return pipeline._unpack_latents(out, 8 * height, 8 * width, 8)
+
+
+def test_images_have_the_size_of_the_training_unless_another_is_asked_for(backbone):
+    side = 1024 if type(backbone.unet).__name__ == "FluxTransformer2DModel" else 16 * backbone.latent_stride
+    assert image_size(backbone) == (side, side)
+    assert image_size(backbone, 64) == (64, 64)
 
 
 def test_frozen_and_in_eval_mode(backbone: DiffusionBackbone) -> None:

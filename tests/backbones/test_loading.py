@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from perception.backbones import FeatureSpec, hub, load_backbone, loading
+from perception.engine.extraction import image_size
 from perception.errors import UserError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -120,6 +121,13 @@ def test_fingerprint(folder: Path, tmp_path: Path, edit: Callable[..., None]) ->
     assert len({first, *others}) == 6
 
 
+def test_the_fingerprint_passes_over_what_is_no_tokenizer_file(folder: Path) -> None:
+    before = load(folder).fingerprint
+    (folder / "tokenizer" / ".DS_Store").write_bytes(b"x")
+    (folder / "tokenizer" / "onnx").mkdir()
+    assert load(folder).fingerprint == before
+
+
 def test_random_control(folder: Path) -> None:
     state = torch.get_rng_state()
     a, b, c = (load(folder, random_init_seed=seed) for seed in (0, 0, 1))
@@ -132,6 +140,19 @@ def test_random_control(folder: Path) -> None:
             assert not torch.equal(value, trained.state_dict()[name]), name
     assert list(a.taps) == list(trained.taps)
     assert a.features(IMAGE, MID)["mid_block"].isfinite().all()
+
+
+@pytest.mark.parametrize(("cells", "pixels"), [(8, (64, 64)), ([8, 12], (64, 96)), (None, None)])
+def test_the_size_of_the_training_is_what_the_config_says(
+    folder: Path, edit: Callable[..., None], cells: object, pixels: object
+) -> None:
+    edit(folder / "unet/config.json", sample_size=cells)
+    backbone = load(folder)
+    if pixels is None:
+        with pytest.raises(UserError, match="does not say which size it was trained at; add --size, in pixels"):
+            image_size(backbone)
+    else:
+        assert image_size(backbone) == pixels
 
 
 def test_another_autoencoder(folder: Path, make_folder: Callable[[str], Path]) -> None:

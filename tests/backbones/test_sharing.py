@@ -53,6 +53,8 @@ def test_keys_and_values_run_once_per_prompt(backbone: DiffusionBackbone) -> Non
         backbone.denoise(x_t[:1], 3, told[2])
         backbone.denoise(x_t, 3, backbone.condition(["d"]))
     assert len(rows) == 32 and set(rows.values()) == {4}
+    layers = [backbone.unet.get_submodule(name) for name in rows]
+    assert backbone.text_bytes(told) == 3 * 77 * 4 * sum(layer.out_features for layer in layers)
     backbone.denoise(x_t, 3, told)
     assert set(rows.values()) == {7}, "outside the context nothing is remembered"
 

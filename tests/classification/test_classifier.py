@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from perception.backbones import DiffusionBackbone
+from perception.classification import classifier
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import PromptSet, class_prompts
+from perception.classification.race import NOT_FINITE
 from perception.classification.racing import PairedT
 from perception.classification.schedule import Decision, Exhaustive, FixedSchedule, Sample
 from perception.errors import UserError
@@ -85,6 +88,19 @@ def test_pooling_over_templates(tiny_backbone, latents):
     assert single.margin.rival in TEMPLATES.rows(1 - single.class_id)
 
 
+def test_embeddings_are_averaged_a_few_classes_at_a_time(tiny_backbone, monkeypatch):
+    prompts = class_prompts(["cat", "dog", "red car"], ["a {}.", "my {}, a photo"])
+    whole = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(3), pool="mean_embed").condition
+    told = tiny_backbone.condition(prompts.prompts)
+    assert torch.equal(whole.hidden, told.averaged([(0, 1), (2, 3), (4, 5)]).hidden)
+    monkeypatch.setattr(classifier, "_AVERAGED", 2)
+    encode, rows = DiffusionBackbone.condition, []
+    monkeypatch.setattr(DiffusionBackbone, "condition", lambda self, p: rows.append(len(p)) or encode(self, p))
+    parts = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(3), pool="mean_embed").condition
+    assert torch.equal(parts.hidden, whole.hidden)
+    assert rows == [4, 2]
+
+
 @dataclass(frozen=True)
 class _DropFarBehind:
     """A racing rule: blocks of one sample, drop whoever is behind the leader by more than a fixed gap."""
@@ -95,8 +111,8 @@ class _DropFarBehind:
     def blocks(self, num_train_timesteps):
         return tuple((Sample(t, 0, i),) for i, t in enumerate((500, 250, 750, 125, 625)))
 
-    def most_alive(self, candidates):
-        return (candidates,) * 5
+    def most_rows(self, costs):
+        return (sum(costs),) * 5
 
     def decide(self, block, table):
         order, means = table.ranked(table.alive), table.means()
@@ -136,13 +152,34 @@ def test_a_hundred_prompts_race(tiny_backbone, latents):
     assert result.survivors[0] == result.candidate
 
 
-def test_errors_that_are_not_finite_are_refused(tiny_backbone, latents):
-    def broken(image_id, sample, shape):
-        return SeededNoise()(image_id, sample, shape) * float("inf")
+def broken(image_id, sample, shape):
+    """Infinite from the second sample on, for one image."""
+    eps = SeededNoise()(image_id, sample, shape)
+    return eps * float("inf") if image_id == "photo" and sample.index else eps
 
-    classifier = DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(1))
+
+@pytest.mark.parametrize("rule", [FixedSchedule((4, 12), (2, 1)), PairedT(20), Exhaustive(5)])
+def test_the_most_evaluations_count_the_prompts_of_pooled_classes(tiny_backbone, latents, rule):
+    """Three classes of 6, 4 and 1 prompts, of which the two largest may be left after a stage."""
+    prompts = PromptSet(tuple(map(str, range(11))), (0,) * 6 + (1,) * 4 + (2,), ("a", "b", "c"), (0, 1, 2))
+    classifier = DiffusionClassifier(tiny_backbone, prompts, rule, pool="mean_error")
+    (result,) = classifier.classify_latents(latents[:1], ["a"])
+    assert (
+        classifier.most_evaluations == {"fixed": 11 * 4 + 10 * 8, "paired_t": 11 * 20, "exhaustive": 11 * 5}[rule.name]
+    )
+    assert result.evaluations <= classifier.most_evaluations
+
+
+def test_errors_that_are_not_finite_give_no_answer_and_cost_the_others_nothing(tiny_backbone, latents):
+    classifier = DiffusionClassifier(tiny_backbone, CLASSES, _DropFarBehind(9.0))
+    lost, good = classifier.classify_latents(latents[:2], ["photo", "b"], broken)
+    assert (lost.label, lost.survivors, lost.margin, lost.stop) == ("", (), None, NOT_FINITE)
+    assert lost.evaluations == 3
+    (alone,) = classifier.classify_latents(latents[1:2], ["b"])
+    assert good.label == alone.label
+    assert good.errors == pytest.approx(alone.errors, rel=1e-5)
     with pytest.raises(UserError, match="errors of photo are not finite; run the backbone in float32 or bfloat16"):
-        classifier.classify_latents(latents[:1], ["photo"], broken)
+        classifier(torch.zeros(1, 3, 64, 64), ["photo"], broken)
 
 
 def test_bad_pooling_gets_one_sentence(tiny_backbone):

@@ -59,6 +59,17 @@ def test_leads_are_comparable_after_a_race_and_pool_the_best_prompt():
     assert class_leads(errors, (0, 1, 1)).tolist() == pytest.approx([0.0, 0.25])
 
 
+def test_no_class_leads_the_winner():
+    """Class 1 left early, in front of the later winner on its only sample; class 2 is behind on all."""
+    nan = float("nan")
+    errors = torch.tensor([[1.0, 0.1, 0.1], [0.5, nan, nan], [1.25, 0.5, nan]])
+    assert class_leads(errors, (0, 1, 2)).tolist() == pytest.approx([0.0, 0.0, 0.325])
+    table = ErrorTable(3, 3)
+    table.errors = errors
+    probabilities = Learned(5.0).probabilities(table)
+    assert probabilities[0] == probabilities[1] == probabilities.max()
+
+
 def test_weights_enter_means_margins_and_gaps():
     weights = torch.tensor([2.0, 0.0])
     table = ErrorTable(2, 2, weights=weights)

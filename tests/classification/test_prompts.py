@@ -60,6 +60,15 @@ def test_templates_times_classes():
     assert prompts.rows(1) == (2, 3)
 
 
+def test_csv_classes_may_share_prompts_and_names(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text("prompt,classname,classidx\na missile.,missile,657\na missile.,missile,744\na crane.,crane,134\n")
+    prompts = read_prompts(file)
+    assert prompts.names == ("missile (657)", "missile (744)", "crane")
+    assert prompts.prompts == ("a missile.", "a missile.", "a crane.")
+    assert (prompts.find("744"), prompts.is_numbered) == (1, True)
+
+
 def test_csv_keeps_row_order_class_indices_and_the_empty_prompt(tmp_path):
     file = tmp_path / "p.csv"
     file.write_text('classidx,prompt,classname\n7,"a cat, sitting",cat\n3,,nothing\n7,my cat,cat\n')
@@ -97,8 +106,8 @@ def test_folder_names_find_their_class():
         ("p.csv", "prompt,classname,classidx\nx,y\n", "has the classidx None"),
         ("p.csv", "prompt,classname,classidx\nx,y,0\n", "at least two classes, but 1 was given"),
         ("p.csv", "prompt,classname,classidx\n", "at least two classes, but 0 was given"),
-        ("p.csv", "prompt,classname,classidx\nx,y,0\nx,z,1\n", "prompt of .* 'x' is given twice"),
-        ("p.csv", "prompt,classname,classidx\nx,y,0\nz,y,1\n", "class name of .* 'y' is given twice"),
+        ("p.csv", "prompt,classname,classidx\nx,y,0\nx,y,0\nx,z,1\n", "prompt of .* 'x' is given twice"),
+        ("p.csv", "prompt,classname,classidx\nx,y,0\nz,y,1\nv,y (1),2\n", r"class name of .* 'y \(1\)' is given twice"),
         ("classes.txt", "cat\ncat\n", "class name 'cat' is given twice"),
         ("classes.txt", "cat\n", "at least two classes, but 1 was given"),
     ],

@@ -8,7 +8,7 @@ from scipy import stats
 
 from perception.classification.racing import ConfidenceSequence, PairedT, SuccessiveHalving
 from perception.classification.schedule import Exhaustive, evaluations, spread
-from perception.classification.statistics import mixture_bound, t_quantile, t_statistics
+from perception.classification.statistics import mixture_bound, normal_scores, t_quantile, t_statistics
 from perception.classification.table import ErrorTable
 from perception.errors import UserError
 
@@ -56,7 +56,7 @@ def test_blocks_are_the_uniform_grid(rule, samples, steps, trials):
     (whole,) = Exhaustive(samples, trials).blocks(steps)
     assert sorted((s.timestep, s.trial) for s in drawn) == sorted((s.timestep, s.trial) for s in whole)
     assert [s.index for s in drawn] == list(range(samples * trials))
-    assert len(race_rule.most_alive(10)) == len(blocks)
+    assert len(race_rule.most_rows([1] * 10)) == len(blocks)
     assert all(blocks)
 
 
@@ -66,7 +66,7 @@ def test_a_clear_winner_is_found_early(rule, candidates):
     errors = errors_of(candidates, gap=8.0, winner=candidates // 2)
     table, stop = race(rule(), errors)
     assert table.alive[0] == candidates // 2
-    assert table.evaluations <= evaluations(rule(), candidates, 1000)
+    assert table.evaluations <= evaluations(rule(), [1] * candidates, 1000)
     if rule is not SuccessiveHalving:  # which needs a round per halving
         assert (len(table.alive), stop) == (1, "one class left")
         assert table.evaluations <= 0.1 * errors.numel()
@@ -120,14 +120,32 @@ def test_the_mixture_bound_may_be_peeked_at():
     assert peeked > 0.2  # what a plain test does when looked at so often
 
 
+@pytest.mark.parametrize("confidence", [0.99, 0.999])
+def test_a_confidence_sequence_errs_no_more_than_allowed_from_few_samples_on(confidence):
+    """3000 pairs without a difference, looked at after every block; a t statistic would exceed the bound too often."""
+    rule = ConfidenceSequence(70, confidence=confidence)
+    gaps = torch.randn(3000, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    score = plain = torch.zeros(3000, dtype=torch.bool)
+    for n in rule.ends():
+        score = score | rule.behind(gaps[:, :n], 70)
+        plain = plain | (t_statistics(gaps[:, :n]) > mixture_bound(1 - confidence, n, rule.tuned))
+    assert score.double().mean() < 1 - confidence < plain.double().mean()
+
+
+def test_normal_scores_are_quantiles_of_equal_probability():
+    t = torch.tensor([-2.0, 0.0, 1.5, 30.0, float("inf")], dtype=torch.float64)
+    expected = [stats.norm.isf(stats.t.sf(value, 7)) for value in t[:-1].tolist()]
+    assert normal_scores(t, 8).tolist() == pytest.approx([*expected, float("inf")])
+
+
 def test_halving_keeps_the_better_half_of_twice_the_samples():
     rule = SuccessiveHalving()
     assert rule.ends() == [8, 16, 32, 64, 128, 250]
-    assert rule.most_alive(10) == (10, 5, 3, 2, 0, 0)
+    assert rule.most_rows([1] * 10) == (10, 5, 3, 2, 0, 0)
     table, stop = race(rule, errors_of(10, gap=0.0))
     assert [len(alive) for alive in table.history] == [10, 5, 3, 2]
     assert stop == "one class left"
-    assert table.evaluations == evaluations(rule, 10, 1000) == 10 * 8 + 5 * 8 + 3 * 16 + 2 * 32
+    assert table.evaluations == evaluations(rule, [1] * 10, 1000) == 10 * 8 + 5 * 8 + 3 * 16 + 2 * 32
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -180,7 +198,7 @@ def test_a_budget_is_never_exceeded(rule, cost):
         limited = rule(budget=budget)
         table, stop = race(limited, errors, costs=(cost,) * 6)
         assert table.evaluations <= budget
-        assert evaluations(limited, 6 * cost, 1000) <= budget
+        assert evaluations(limited, [cost] * 6, 1000) <= budget
         assert stop in ("budget spent", "one class left")
 
 
@@ -198,7 +216,7 @@ def test_t_quantile_is_students():
         (lambda: PairedT(doubt=-1.0), "a doubt of -1.0 standard errors is negative"),
         (lambda: ConfidenceSequence(confidence=0.4), "not between 0.5 and 1"),
         (lambda: SuccessiveHalving(eta=1), "eta 1 would keep everybody; give 2 or more"),
-        (lambda: PairedT(budget=39).most_alive(10), "a budget of 39 .* give 40 or more"),
+        (lambda: PairedT(budget=39).most_rows([1] * 10), "a budget of 39 .* give 40 or more"),
         (lambda: PairedT(1001).blocks(1000), "1001 timesteps per candidate do not fit"),
     ],
 )

@@ -1,6 +1,7 @@
 """Rules replayed on recorded errors decide as they do on the denoiser, and the tool prints a line for each."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_templates_of_one_class_do_not_rival_each_other():
     assert replay(PairedT(), recorded(errors, classes=(0, 0, 1))).evaluations == 3 * PairedT.first
 
 
+def test_the_prompts_of_pooled_classes_are_counted():
+    image = recorded(torch.randn(2, 20, generator=torch.Generator().manual_seed(0)))
+    assert replay(Exhaustive(20), image).evaluations == 2 * 20
+    assert replay(Exhaustive(20), replace(image, costs=(3, 1))).evaluations == 4 * 20
+
+
 def test_what_was_not_recorded_is_refused():
     image = recorded(torch.randn(2, 10))
     with pytest.raises(UserError, match=r"draws timestep .*, which was not recorded; give it the recorded grid of 10"):
@@ -81,9 +88,14 @@ def test_the_tool_prints_one_line_per_rule(tiny_sd, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("replay_tool", path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    tool.main([str(out), "--stages", "4,20", "--keep", "1,1", "--confidence", "0.9"])
+    assert tool.main([str(out), "--keep", "1,1", "--confidence", "0.9"]) == 0
     printed = capsys.readouterr().out
+    assert "fixed 2,20 keep 1,1 " in printed
     assert "2 images, 2 classes, 2 prompts, grid of 20" in printed
     assert [line.split()[0] for line in printed.splitlines()[3:]] == [
         "fixed", "exhaustive", "successive_halving", "racing", "paired_t", "confseq",
     ]  # fmt: skip
+    assert tool.main([str(out), "--stages", "25,250"]) == 2
+    assert "replay: the rule fixed draws timestep" in capsys.readouterr().err
+    assert tool.main([str(tmp_path / "none")]) == 2
+    assert "holds no finished image" in capsys.readouterr().err

@@ -8,6 +8,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from perception.backbones import load_backbone
+from perception.backbones.sharing import CachedProjection
+from perception.classification import scoring
 from perception.classification.scoring import LOSSES, DenoisingErrors
 from perception.errors import UserError
 
@@ -88,6 +90,30 @@ def test_errors_are_differentiable_with_respect_to_the_text(tiny_backbone):
     score = DenoisingErrors(tiny_backbone)
     score(*_inputs(), condition.with_hidden(tokens), torch.arange(3).expand(2, -1)).sum().backward()
     assert tokens.grad.abs().sum() > 0
+
+
+def test_calls_made_again_for_the_gradient_keep_nothing_and_change_nothing(tiny_backbone):
+    condition, candidates = tiny_backbone.condition(PROMPTS), torch.arange(3).expand(2, -1)
+    gradients, kept = [], []
+    for recompute in (False, True):
+        tokens, sizes = condition.hidden.clone().requires_grad_(), []
+        score = DenoisingErrors(tiny_backbone, rows=2, share=False, recompute=recompute)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):  # noqa: B023
+            errors = score(*_inputs(), condition.with_hidden(tokens), candidates)
+        errors.square().sum().backward()
+        gradients.append(tokens.grad)
+        kept.append(sum(sizes))
+    assert torch.equal(*gradients)
+    assert kept[1] < kept[0] / 50
+
+
+@pytest.mark.parametrize(("share", "allowed", "remembered"), [(True, 0, True), (True, -1, False), (False, 0, False)])
+def test_text_is_remembered_where_it_is_shared_and_fits(tiny_sd, monkeypatch, share, allowed, remembered):
+    backbone = load_backbone(tiny_sd, device="cpu")
+    condition = backbone.condition(PROMPTS)
+    monkeypatch.setattr(scoring, "_CACHE_BYTES", backbone.text_bytes(condition) + allowed)
+    with DenoisingErrors(backbone, share=share).text_cache(condition):
+        assert any(isinstance(module, CachedProjection) for module in backbone.modules()) == remembered
 
 
 class _SmallDevice(DenoisingErrors):

@@ -6,6 +6,7 @@ import torch
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.few_shot import ClassTokens
 from perception.classification.prompts import class_prompts
+from perception.classification.race import NOT_FINITE
 from perception.classification.racing import PairedT
 from perception.classification.schedule import Exhaustive, FixedSchedule
 from perception.classification.screening import Screens
@@ -86,6 +87,15 @@ def test_both_rounds_and_a_race(tiny_backbone, latents, small):
     assert 4 * PairedT.first <= result.screened.small_evaluations <= 4 * 8
     assert set(result.screened.starters) <= set(range(9)) and 2 <= len(result.screened.starters) <= 4
     assert result.margin is not None
+
+
+def test_an_image_whose_errors_are_not_finite_does_not_race(tiny_backbone, latents, small):
+    classifier = DiffusionClassifier(tiny_backbone, CLASSES, PairedT(20), screens=Screens(4, 2, 8))
+    (alone,) = classifier.classify_latents(latents[1:], ["b"], small=small[1:])
+    small = torch.cat([torch.full_like(small[:1], float("inf")), small[1:]])
+    lost, good = classifier.classify_latents(latents, ["a", "b"], small=small)
+    assert (lost.survivors, lost.evaluations, lost.stop) == ((), 0, NOT_FINITE)
+    assert (good.label, good.evaluations) == (alone.label, alone.evaluations)
 
 
 def test_learned_tokens_fit_any_number_of_prompts(tiny_backbone, latents):

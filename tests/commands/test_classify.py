@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import POOLS
 from perception.classification.prompts import TABLES
 from perception.classification.scoring import LOSSES
@@ -18,6 +19,7 @@ from perception.classification.templates import TEMPLATE_SETS
 from perception.classification.transforms import INTERPOLATIONS
 from perception.commands import classify
 from perception.commands.classify_job import ImageClassifier
+from perception.commands.classify_recorded import read_recorded
 from perception.commands.classify_rules import METHODS
 
 STAGES = ("--samples", "2,4", "--keep", "2,1")
@@ -53,6 +55,39 @@ def test_a_folder_per_class_is_evaluated_and_a_bad_file_costs_one_line(run, fold
     status, printed, _ = run(folder)
     assert status == 0
     assert "0 done, 4 already there, 0 failed" in printed
+
+
+def test_errors_that_are_not_finite_cost_one_line(run, folder, tmp_path, monkeypatch):
+    run(folder, "--batch-size", 4, out=tmp_path / "whole")
+    lost = tmp_path / "images" / "cat" / "1.png"
+    Image.new("RGB", (70, 80), "white").save(lost)
+    encode = DiffusionBackbone.encode
+
+    def overflowing(self, images):
+        white = images.amin((1, 2, 3)) == 1
+        return encode(self, images).masked_fill(white.view(-1, 1, 1, 1), float("inf"))
+
+    monkeypatch.setattr(DiffusionBackbone, "encode", overflowing)
+    status, printed, _ = run(folder, "--batch-size", 4, "--error-maps", "--error-map-samples", 2)
+    assert status == 1
+    assert "3 done, 0 already there, 1 failed" in printed
+    assert "cat/1.png: The result is not a finite number; check the model and its dtype." in printed
+    for record, other in zip(_records(tmp_path / "out"), _records(tmp_path / "whole"), strict=True):
+        if record["id"] == "cat/1.png":
+            assert record["status"] == "failed"
+        else:
+            assert record["errors"] == pytest.approx(other["errors"], rel=1e-5)
+
+
+def test_evaluate_reads_the_truth_from_the_folder_after_a_run_without_it(run, folder, tmp_path):
+    arguments = (folder, "--classes", "cat,fire truck")
+    _, printed, _ = run(*arguments)
+    assert "top-1" not in printed
+    _, printed, _ = run(*arguments, "--evaluate")
+    assert "0 done, 4 already there" in printed
+    assert "top-5                4   100.00%" in printed
+    right = sum(record["label"].replace(" ", "_") in record["id"] for record in _records(tmp_path / "out"))
+    assert f"top-1                4  {100 * right / 4:7.2f}%" in printed
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(run, folder, tmp_path, monkeypatch):
@@ -151,6 +186,8 @@ def test_prompt_file_templates_noise_file_and_saved_errors(run, folder, tmp_path
     (pooled,) = _records(tmp_path / "pooled")
     assert list(pooled["errors"]) == ["cat", "nothing"]
     assert pooled["errors"]["cat"] == pytest.approx(sum(means[:2]) / 2, rel=1e-5)
+    assert read_recorded(tmp_path / "pooled")[1][0].costs == (2, 1)
+    assert read_recorded(tmp_path / "out")[1][0].costs is None
 
 
 def test_dry_run_counts_and_writes_nothing(run, folder, tmp_path):
@@ -167,6 +204,18 @@ def test_another_setting_in_the_same_folder_is_refused(run, folder):
     assert "loss = 'l2' (now 'l1')" in complaint
 
 
+def test_another_index_of_a_class_is_another_setting(run, folder, tmp_path):
+    image, file = folder / "cat" / "0.png", tmp_path / "p.csv"
+    for out, index in (("plain", 0), ("numbered", 5)):
+        file.write_text(f"prompt,classname,classidx\na,cat,{index}\nb,dog,1\n")
+        assert run(image, "--prompts", file, out=tmp_path / out)[0] == 0
+    assert "class_indices" not in (tmp_path / "plain" / "job.json").read_text()
+    file.write_text("prompt,classname,classidx\na,cat,6\nb,dog,1\n")
+    status, _, complaint = run(image, "--prompts", file, out=tmp_path / "numbered")
+    assert status == 2
+    assert "class_indices = " in complaint
+
+
 def test_labelled_images_calibrate_and_weigh_a_later_run(run, folder, tmp_path):
     few = tmp_path / "few"
     run(folder, "--method", "exhaustive", "--samples", "12", "--save-errors", out=few, stages=())
@@ -179,7 +228,8 @@ def test_labelled_images_calibrate_and_weigh_a_later_run(run, folder, tmp_path):
     for record in _records(tmp_path / "sure"):
         assert sum(record["probabilities"].values()) == pytest.approx(1)
         assert max(record["probabilities"], key=record["probabilities"].get) == record["label"]
-    status, _, _ = run(folder / "cat" / "0.png", *arguments, "--classes", "cat,dog", "--learn-weights", stages=())
+    arguments += ("--classes", "cat,fire truck")
+    status, _, _ = run(folder / "cat" / "0.png", *arguments, "--learn-weights", stages=())
     assert status == 0
     assert "timesteps=(41, 124," in (tmp_path / "out" / "job.json").read_text()
     status, _, complaint = run(folder, "--learn-weights", out=tmp_path / "none", stages=())
@@ -191,9 +241,29 @@ def test_labelled_images_calibrate_and_weigh_a_later_run(run, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "difference"),
+    [
+        (("--classes", "cat,dog"), "prompts = '2 ("),
+        (("--loss", "l1"), "loss = 'l2' (now 'l1')"),
+        (("--size", "32"), "size = [64, 64] (now [32, 32])"),
+        (("--dtype", "bfloat16"), "another backbone or dtype"),
+    ],
+)
+def test_errors_of_another_setting_calibrate_nothing(run, folder, tmp_path, arguments, difference):
+    few, image = tmp_path / "few", folder / "cat" / "0.png"
+    run(folder, "--method", "exhaustive", "--samples", "2", "--save-errors", out=few, stages=())
+    arguments = ("--calibration", few, "--classes", "cat,fire truck", *arguments)
+    status, _, complaint = run(image, *arguments)
+    assert status == 2
+    assert f"the errors in {few} were made with {difference}" in complaint
+    assert "calibrate with the same classes, backbone and options" in complaint
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("cat/0.png",), "add --classes A,B,C or --prompts FILE, or name one folder"),
+        (("cat/0.png", "cat/1.png", "--classes", "cat,dog", "--evaluate"), "name one folder that has a sub-folder per"),
         ((".", "--classes", "cat"), "at least two classes, but 1 was given"),
         ((".", "--classes", "cat,cat"), "class name 'cat' is given twice"),
         ((".", "--evaluate", "--classes", "cat,dog"), "folder name 'fire_truck' is none of the classes (cat, dog)"),

@@ -19,7 +19,7 @@ from perception.commands import classify
 from perception.commands.classify_inputs import read_comparison
 from perception.commands.classify_job import ClassifyOptions, ImageClassifier
 from perception.commands.classify_recorded import read_recorded
-from perception.commands.classify_report import accuracy_lines
+from perception.commands.classify_report import Answer, accuracy_lines, calibration_lines
 from perception.commands.main import main
 from perception.data.classification_sets import LabelledImage
 from perception.engine.items import Item
@@ -118,14 +118,48 @@ def test_a_data_set_decides_border_and_loss(tmp_path, monkeypatch):
     assert (options.border, options.loss) == (0, "huber")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "confidence"),
+    [
+        (("--prompts", "mnist"), 0.99),
+        (("--prompts", "imagenet"), 0.9996),
+        (("--prompts", "imagenet", "--confidence", "0.99"), 0.99),
+        (("--prompts", "imagenet", "--preselect", "40"), 0.99),
+        (("--prompts", "imagenet", "--preselect", "80", "--method", "confseq"), 0.995),
+        (("--prompts", "mnist", "--template", "cifar", "--method", "paired_t"), 1 - 0.01 * 40 / 180),
+        (("--prompts", "mnist", "--template", "cifar", "--pool", "mean_error"), 0.99),
+        (("--prompts", "mnist", "--template", "cifar", "--pool", "mean_embed"), 0.99),
+    ],
+)
+def test_many_candidates_are_compared_more_carefully(folder, arguments, confidence):
+    parser = argparse.ArgumentParser()
+    classify.add_arguments(parser)
+    args = parser.parse_args([str(folder / "cat" / "0.png"), *arguments])
+    assert classify._options(args, read_comparison(args)).rule.confidence == pytest.approx(confidence, abs=1e-12)
+
+
 def test_the_report_names_the_customary_figure_and_the_mistakes(tmp_path):
     rows = [("cat", "cat"), ("cat", "dog"), ("cat", "cat"), ("cat", "cat"), ("dog", "cow")]
-    records = [
-        {"truth": truth, "ranking": [guess, *(n for n in ("cat", "cow", "dog") if n != guess)]} for truth, guess in rows
+    names = ("cat", "cow", "dog")
+    number = {name: c for c, name in enumerate(names)}
+    answers = [
+        Answer.of({"ranking": [guess, *(n for n in names if n != guess)]}, number[truth], names, number)
+        for truth, guess in rows
     ]
-    lines = accuracy_lines(tmp_path, records, ("cat", "cow", "dog"), "mean per class")
+    lines = accuracy_lines(tmp_path, answers, names, "mean per class")
     assert "the figure that papers report on this set: mean per class 37.50%" in lines
     assert "most often taken for another: cat as dog (1), dog as cow (1)" in lines
+
+
+def test_the_calibration_error_is_that_of_the_label(tmp_path):
+    """Ties, and labels of less than the largest probability, as a race may leave them."""
+    names, number = ("cat", "dog"), {"cat": 0, "dog": 1}
+    records = [
+        {"label": "dog", "ranking": ["dog", "cat"], "probabilities": {"cat": 0.5, "dog": 0.5}},
+        {"label": "dog", "ranking": ["dog", "cat"], "probabilities": {"cat": 0.6, "dog": 0.4}},
+    ]
+    lines = calibration_lines(tmp_path, [Answer.of(record, 1, names, number) for record in records])
+    assert lines[0] == "mean confidence 45.00%, expected calibration error 55.00%"
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,35 @@ def test_a_bad_image_costs_its_example(run, folder, tmp_path):
     assert "3 done, 0 already there, 1 failed" in printed
 
 
+def test_a_compiled_denoiser_runs_and_gives_the_same_answers(run, folder, tmp_path, monkeypatch):
+    calls = []
+
+    def counting(module, **options):
+        return lambda *args, **kwargs: calls.append(len(args[0])) or module(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    run("--examples", folder / "examples.jsonl", out=tmp_path / "plain")
+    assert calls == []
+    assert run("--examples", folder / "examples.jsonl", "--compile")[0] == 0
+    assert calls == [16] * 4  # of each image 3 captions on 3 samples, filled up
+    for name, plain in _records(tmp_path / "plain").items():
+        assert _records(tmp_path / "out")[name]["errors"] == pytest.approx(plain["errors"], rel=1e-5)
+
+
+def test_errors_that_are_not_finite_cost_one_line(run, folder, tmp_path, monkeypatch):
+    match_latents, calls = ImageCaptionMatcher.match_latents, []
+
+    def overflowing(self, *arguments):
+        calls.append(arguments)
+        return match_latents(self, *arguments) * (float("nan") if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(ImageCaptionMatcher, "match_latents", overflowing)
+    status, printed, _ = run("--examples", folder / "examples.jsonl")
+    assert status == 1
+    assert "3 done, 0 already there, 1 failed" in printed
+    assert _records(tmp_path / "out")["0/image_1"]["status"] == "failed"
+
+
 def test_dry_run_counts_and_writes_nothing(run, folder, tmp_path):
     status, printed, _ = run("--examples", folder / "examples.jsonl", "--dry-run")
     assert status == 0

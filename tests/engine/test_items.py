@@ -47,6 +47,15 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert ids(image_items([tmp_path / "data"])) == ["b.png", "link/a.png"]
 
 
+def test_what_the_job_writes_is_no_input(tmp_path):
+    touch(tmp_path, "a/x.png", "b/y.png", "out/confusion.png", "a/out/maps/z.png")
+    os.symlink(tmp_path / "out", tmp_path / "b" / "link")
+    assert ids(image_items([tmp_path], tmp_path / "out")) == ["a/out/maps/z.png", "a/x.png", "b/y.png"]
+    assert ids(image_items([tmp_path / "a"], tmp_path / "a" / "out")) == ["x.png"]
+    assert ids(image_items([tmp_path / "out"], tmp_path / "out")) == ["confusion.png"]
+    assert ids(labelled_items(tmp_path, tmp_path / "out")) == ["a/out/maps/z.png", "a/x.png", "b/y.png"]
+
+
 def test_missing_and_empty_inputs_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="No input was given"):
         image_items([])

@@ -28,15 +28,30 @@ def drawn():
     return errors, labels
 
 
+def calibration(errors, beta, labels):
+    confidence, guess = class_probabilities(errors, beta).max(1)
+    return Calibration.of(confidence, guess == labels)
+
+
 def test_the_temperature_is_found_again_and_calibrates(drawn):
     errors, labels = drawn
     beta = fit_temperature(errors, labels)
     assert beta == pytest.approx(300, rel=0.06)
     assert fit_temperature(1000 * errors, labels) == pytest.approx(beta / 1000, rel=1e-3)
-    fitted = Calibration.of(class_probabilities(errors, beta), labels).ece
-    assert fitted < 0.03
-    assert Calibration.of(class_probabilities(errors, 1.0), labels).ece > 0.2
-    assert Calibration.of(class_probabilities(errors, 20 * beta), labels).ece > 0.2
+    assert calibration(errors, beta, labels).ece < 0.03
+    assert calibration(errors, 1.0, labels).ece > 0.2
+    assert calibration(errors, 20 * beta, labels).ece > 0.2
+
+
+@pytest.mark.parametrize("images", [5, 20, 1000])
+def test_a_set_without_a_mistake_has_a_finite_temperature(images):
+    errors = 0.5 + 0.01 * torch.randn(images, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = errors.argmin(1)
+    beta = fit_temperature(errors, labels)
+    confidence = class_probabilities(errors, beta).max(1).values.mean().item()
+    assert 0.7 < confidence < (images + 1) / (images + 2)
+    never = torch.cat([errors, torch.full((images, 1), float("nan"))], dim=1)
+    assert fit_temperature(never, labels) == pytest.approx(beta, rel=1e-3)
 
 
 def test_the_temperature_of_two_classes_is_logistic_regression(drawn):
@@ -51,19 +66,20 @@ def test_bins_equal_scikit_learn(drawn):
     probabilities = class_probabilities(drawn[0], 250.0)
     labels = drawn[1]
     confidence, guess = probabilities.max(1)
-    state = Calibration.of(probabilities, labels, bins=10)
-    truth, mean = calibration_curve((guess == labels).numpy(), confidence.numpy(), n_bins=10)
+    hits = guess == labels
+    state = Calibration.of(confidence, hits, bins=10)
+    truth, mean = calibration_curve(hits.numpy(), confidence.numpy(), n_bins=10)
     used = state.images > 0
     assert state.accuracy[used].numpy() == pytest.approx(truth)
     assert state.mean_confidence[used].numpy() == pytest.approx(mean)
     share = (state.images[used] / len(labels)).numpy()
     assert state.ece == pytest.approx((share * np.abs(truth - mean)).sum())
-    parts = [Calibration.of(p, t, 10) for p, t in zip(probabilities.split(700), labels.split(700), strict=True)]
+    parts = [Calibration.of(p, t, 10) for p, t in zip(confidence.split(700), hits.split(700), strict=True)]
     assert sum(parts, Calibration.empty(10)).ece == pytest.approx(state.ece)
 
 
 def test_the_reliability_diagram_is_a_png(drawn):
-    content = Calibration.of(class_probabilities(drawn[0], 300.0), drawn[1]).picture("toy")
+    content = calibration(drawn[0], 300.0, drawn[1]).picture("toy")
     assert min(Image.open(io.BytesIO(content)).size) > 300
 
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from perception.errors import UserError
-from perception.metrics.matching import PairScores, normalised, recall, stacked
+from perception.metrics.matching import PairScores, normalised, recall
 
 
 def _counts(scores, tag=None):
@@ -67,7 +67,7 @@ def test_recall_with_several_captions_ties_and_queries_without_answer():
 
 
 def test_the_unconditional_error_makes_images_comparable():
-    errors = stacked([[1.0, 1.1], [5.2, 5.0]])  # image 1 is harder to denoise
+    errors = torch.tensor([[1.0, 5.2], [1.1, 5.0]], dtype=torch.float64)  # image 1 is harder to denoise
     assert PairScores.of(normalised(errors)).rate("Overall", "image") == 0
     better = normalised(errors, torch.tensor([1.15, 5.3]))
     assert PairScores.of(better).rate("Overall", "group") == 1
