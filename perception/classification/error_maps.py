@@ -36,7 +36,7 @@ class ErrorMaps(nn.Module):
     ) -> None:
         super().__init__()
         if loss not in LOSSES:
-            raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(LOSSES)}")
+            raise UserError(f"error maps are not made of the loss {loss!r}; choose one of {', '.join(LOSSES)}")
         if rows < 1:
             raise UserError(f"{rows} rows per denoiser call is too few; give 1 or more")
         self.backbone = backbone

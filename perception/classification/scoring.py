@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones import Condition, DiffusionBackbone, Prediction
+from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -21,6 +22,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Elementwise losses; huber is 0.5 d^2 where |d| < 1, else |d| - 0.5."""
 
+BOUNDS = {"vlb": DECISIONS["VLB"], "l2+vlb": DECISIONS["L2+VLB"]}
+"""Scores of networks with a learned variance, such as DiT: the columns of `dit_scores` that are added."""
+
 _CACHE_BYTES = 2 * 10**9  # of text keys and values; SD 1.5 in float32: 260 prompts
 
 
@@ -28,27 +32,30 @@ class DenoisingErrors(nn.Module):
     """e[s, k]: mean over channels and cells of loss(eps - eps_hat(x_t, t, c_k)) for sample s and its k-th candidate.
 
     x_t = alpha(t) x0 + sigma(t) eps. The target is the noise on variance preserving paths, whatever the checkpoint
-    predicts, and the velocity eps - x0 on rectified flows: the error that the training weights evenly. The part of the
-    denoiser that does not see the text runs once per sample. Errors are reduced in float32, because candidates often
-    differ by less than 1 % of the error. Differentiable with respect to latents and condition.
+    predicts, and the velocity eps - x0 on rectified flows: the error that the training weights evenly. "vlb" takes the
+    term of the variational bound in its place, in bits per dimension, and "l2+vlb" adds both (Li et al. 2023, section
+    5.3). The part of the denoiser that does not see the text runs once per sample. Errors are reduced in float32,
+    because candidates often differ by less than 1 % of the error. Differentiable with respect to latents and condition.
     """
 
     def __init__(
         self,
         backbone: DiffusionBackbone,
-        loss: str = "l2",  # one of LOSSES
+        loss: str = "l2",  # one of LOSSES or BOUNDS
         rows: int = 32,  # most rows (samples x candidates) of one denoiser call: bounds the memory, not the result
         share: bool = True,  # text-free prefix once per sample, text keys/values once per prompt; equal results.
         # False where the denoiser is compiled: it runs as it is where something is shared
         recompute: bool = False,  # make a call again for the gradient, keeping no activations: `rows` bounds them
     ) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(LOSSES)}")
+        if loss not in LOSSES | BOUNDS:
+            raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(LOSSES | BOUNDS)}")
         if rows < 1:
             raise UserError(f"{rows} rows per denoiser call is too few; give 1 or more")
         self.backbone = backbone
-        self.loss = LOSSES[loss]
+        self.loss = LOSSES.get(loss)
+        self.columns = list(BOUNDS.get(loss, ()))
+        self.tables = PosteriorTables.of(backbone) if self.columns else None
         self.rows = rows
         self.share = share
         self.recompute = recompute
@@ -107,8 +114,16 @@ class DenoisingErrors(nn.Module):
                 prediction = self.backbone.denoise(x_t, timesteps, text)
         else:
             prediction = self.backbone.denoise(x_t, timesteps, text)
-        estimate, truth = prediction.against(x0.repeat_interleave(k, 0), noise.repeat_interleave(k, 0))
-        return self.loss(estimate, truth).flatten(1).mean(1).view(s, k)
+        x0, noise = x0.repeat_interleave(k, 0), noise.repeat_interleave(k, 0)
+        return self._measured(prediction, x0, noise, timesteps).view(s, k)
+
+    def _measured(self, prediction: Prediction, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The error of each row, [B]."""
+        if self.loss is not None:
+            estimate, truth = prediction.against(x0, noise)
+            return self.loss(estimate, truth).flatten(1).mean(1)
+        assert self.tables is not None
+        return score_predictions(self.tables, prediction, x0, noise, timesteps).four[:, self.columns].sum(1)
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

@@ -62,8 +62,9 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--loss",
-        choices=("l2", "l1", "huber"),
-        help="error of the noise prediction (default: the published one of --preset or --dataset, else l2)",
+        choices=("l2", "l1", "huber", "vlb", "l2+vlb"),
+        help="error of the noise prediction (default: the published one of --preset or --dataset, else l2); vlb and "
+        "l2+vlb: the variational bound, of networks that learned a variance, such as DiT",
     )
     group.add_argument("--size", type=size_pair, help="side, or HEIGHTxWIDTH, in pixels (default: the model's own)")
     group.add_argument(

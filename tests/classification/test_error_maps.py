@@ -33,7 +33,7 @@ def test_the_mean_of_a_map_is_the_error(tiny_backbone, image):
     (result,) = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(3), "l1")(image, ["x"])
     maps = ErrorMaps(tiny_backbone, samples=3, loss="l1")(latent, tiny_backbone.condition(prompts.prompts), "x")
     assert maps.mean((1, 2)).tolist() == pytest.approx(list(result.errors), rel=1e-5)
-    with pytest.raises(UserError, match="unknown loss 'l3'"):
+    with pytest.raises(UserError, match="error maps are not made of the loss 'l3'"):
         ErrorMaps(tiny_backbone, loss="l3")
     with pytest.raises(UserError, match="0 rows per denoiser call"):
         ErrorMaps(tiny_backbone, rows=0)

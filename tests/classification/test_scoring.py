@@ -134,7 +134,10 @@ def test_out_of_memory_halves_the_rows_and_changes_nothing(tiny_backbone):
 
 
 def test_bad_options_get_one_sentence(tiny_backbone):
-    with pytest.raises(UserError, match="unknown loss 'l3'; choose one of l2, l1, huber"):
+    with pytest.raises(UserError, match=r"unknown loss 'l3'; choose one of l2, l1, huber, vlb, l2\+vlb"):
         DenoisingErrors(tiny_backbone, "l3")
     with pytest.raises(UserError, match="0 rows per denoiser call is too few"):
         DenoisingErrors(tiny_backbone, rows=0)
+    bound = DenoisingErrors(tiny_backbone, "l2+vlb")
+    with pytest.raises(UserError, match=r"this backbone predicts no variance, .* use the l2 or l1 loss"):
+        bound(*_inputs(), tiny_backbone.condition(PROMPTS), torch.arange(3).expand(2, -1))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import POOLS
 from perception.classification.prompts import TABLES
-from perception.classification.scoring import LOSSES
+from perception.classification.scoring import BOUNDS, LOSSES
 from perception.classification.templates import TEMPLATE_SETS
 from perception.classification.transforms import INTERPOLATIONS
 from perception.commands import classify
@@ -324,7 +324,7 @@ def test_choices_of_the_help_are_those_of_the_library():
     classify.add_arguments(parser)
     actions = {action.dest: action for action in parser._actions}
     assert tuple(actions["pool"].choices) == POOLS
-    assert tuple(actions["loss"].choices) == tuple(LOSSES)
+    assert tuple(actions["loss"].choices) == (*LOSSES, *BOUNDS)
     assert tuple(actions["interpolation"].choices) == tuple(INTERPOLATIONS)
     assert all(table in actions["prompts"].help for table in TABLES)
     assert all(name in actions["template"].help for name in TEMPLATE_SETS)

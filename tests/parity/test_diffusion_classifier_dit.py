@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from perception.backbones import DiffusionBackbone, VariancePreservingPath, load_backbone
 from perception.backbones.dit_names import check_positions, dit_config, dit_weights
-from perception.classification.dit_scores import SCORES, PosteriorTables, decide, dit_scores
+from perception.classification.dit_scores import DECISIONS, SCORES, PosteriorTables, decide, dit_scores
+from perception.classification.scoring import BOUNDS, DenoisingErrors
 
 ROOT = Path(os.environ.get("PERCEPTION_GOLDENS", Path(__file__).parents[1] / "goldens"))
 FOLDER = ROOT / "diffusion_classifier"
@@ -107,6 +108,20 @@ def scores(case, class_id, mode):
     latents = tensors["latent"].expand(len(t), -1, -1, -1)
     with torch.inference_mode():
         return dit_scores(backbone, latents, noises(tensors, config, mode), t, backbone.condition([str(class_id)]))
+
+
+@pytest.mark.parametrize(("loss", "rule"), [("l2", "L2"), ("l1", "L1"), *((loss, loss.upper()) for loss in BOUNDS)])
+def test_losses_of_the_classifier_are_these_scores(case, loss, rule):
+    """Every loss that decides, on the noise of each sample, all classes in one batch."""
+    tensors, config, backbone = case
+    t, classes = tensors["t"].repeat_interleave(config["n_trials"]), config["classes"]
+    drawn = tensors["latent"].expand(len(t), -1, -1, -1), noises(tensors, config, "randnoise"), t
+    condition = backbone.condition([str(c) for c in classes])
+    with torch.inference_mode():
+        errors = DenoisingErrors(backbone, loss)(*drawn, condition, torch.arange(len(classes)).expand(len(t), -1))
+    for place, c in enumerate(classes):
+        columns = tensors[f"vb.randnoise.cls{c}"].flatten(0, -2)[:, list(DECISIONS[rule])]
+        close(errors[:, place], columns.sum(1), rtol=3e-5 if loss in BOUNDS else RTOL)
 
 
 @pytest.mark.parametrize("mode", ["randnoise", "fixednoise"])
