@@ -81,9 +81,10 @@ class PromptSet:
             indices=tuple(self.indices[c] for c in classes),
         )
 
-    def told(self, prompts: Sequence[str]) -> PromptSet:
-        """The same classes with one prompt each, in the order of `names`: for models that know classes, not text."""
-        return replace(self, prompts=tuple(prompts), classes=tuple(range(len(self.names))))
+    def told(self, prompts: Sequence[Sequence[str]]) -> PromptSet:
+        """The same classes with these prompts, in the order of `names`: for models that know classes, not text."""
+        rows = [(prompt, c) for c, own in enumerate(prompts) for prompt in own]
+        return replace(self, prompts=tuple(prompt for prompt, _ in rows), classes=tuple(c for _, c in rows))
 
     def find(self, label: str) -> int:
         """Return the class a folder name means: equal up to case, `_` and `-`, else a class index written as a number.

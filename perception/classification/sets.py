@@ -29,6 +29,7 @@ class ClassificationSet:
     mean_per_class: bool = False  # the figure that papers report; else top-1 (Kornblith et al. 2019)
     border: int = 0  # pixels to cut from each side first (ObjectNet: 2)
     preset: str | None = None  # its published settings in perception.classification.presets
+    numbers: tuple[tuple[int, ...], ...] | None = None  # per class: the classes of ImageNet (0 to 999) that it is
 
     def per_class(self, images: int) -> ClassificationSet:
         """The first `images` images of every class, in the order of the set."""
@@ -57,6 +58,7 @@ class _Info:
     mean_per_class: bool = False
     border: int = 0
     preset: str | None = None
+    numbers: Callable[[Path, PromptSet], tuple[tuple[int, ...], ...] | None] = lambda root, prompts: None
 
 
 def classification_set(
@@ -82,7 +84,8 @@ def classification_set(
             raise UserError(f"the set {name} cannot be downloaded; put it below {root} by hand")
         unpacking.download(root, info.torchvision)
     images, prompts = info.read(root, templates)
-    return ClassificationSet(name, tuple(images), prompts, info.mean_per_class, info.border, info.preset)
+    numbers = info.numbers(root, prompts)
+    return ClassificationSet(name, tuple(images), prompts, info.mean_per_class, info.border, info.preset, numbers)
 
 
 def _listed(table: str, reader: Callable[[Path], list[LabelledImage]]) -> _Reader:
@@ -159,6 +162,24 @@ def _objectnet(root: Path, templates: Templates) -> tuple[list[LabelledImage], P
     return folder_images(base, folders, "skip"), prompts
 
 
+def _objectnet_numbers(root: Path, prompts: PromptSet) -> tuple[tuple[int, ...], ...] | None:
+    """By the files in mappings/, which ObjectNet comes with; None where they were left out."""
+    base = first_folder(root, "objectnet-1.0/mappings", "mappings")
+    if base == root:
+        return None
+    numbers = layouts.objectnet_numbers(base)
+    folders = [_OBJECTNET.get(name, name.replace(" ", "_")) for name in prompts.names]
+    missing = [folder for folder in folders if folder not in numbers]
+    if missing:
+        raise UserError(f"{base} gives the folder {missing[0]} no class of ImageNet; unpack the set anew")
+    return tuple(numbers[folder] for folder in folders)
+
+
+def _own_indices(root: Path, prompts: PromptSet) -> tuple[tuple[int, ...], ...]:
+    """The classes are ImageNet's."""
+    return tuple((index,) for index in prompts.indices)
+
+
 def _wnids() -> list[str]:
     """WordNet ids in the order of ImageNet's class indices."""
     from timm.data import ImageNetInfo  # heavy
@@ -204,10 +225,10 @@ SETS: dict[str, _Info] = {
         "Caltech101",
         mean_per_class=True,
     ),
-    "imagenet": _Info(_imagenet, preset="imagenet"),
-    "imagenet-v2": _Info(_imagenet_v2, preset="imagenet"),
-    "imagenet-a": _Info(_imagenet_a, preset="imagenet"),
-    "objectnet": _Info(_objectnet, border=2, preset="objectnet"),
+    "imagenet": _Info(_imagenet, preset="imagenet", numbers=_own_indices),
+    "imagenet-v2": _Info(_imagenet_v2, preset="imagenet", numbers=_own_indices),
+    "imagenet-a": _Info(_imagenet_a, preset="imagenet", numbers=_own_indices),
+    "objectnet": _Info(_objectnet, border=2, preset="objectnet", numbers=_objectnet_numbers),
     "folder": _Info(_folders()),
 }
 """The sets that `classification_set` knows; all are test splits, Caltech-101 and EuroSAT have none and come whole."""

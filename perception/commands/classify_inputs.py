@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ class Comparison:
 
     items: list[Item]  # with the true class as label, where it is known
     prompts: PromptSet  # every label is one of its classes
-    class_prompts: tuple[str, ...] | None = None  # per class, for models that know classes; None: `prompts` as they are
+    class_prompts: tuple[tuple[str, ...], ...] | None = None  # per class, for models that know classes, not text
     border: int = 0  # pixels to cut from each side of the file
     preset: str | None = None  # published settings of the data set
     headline: str | None = None  # the figure that papers report on the data set
@@ -81,7 +82,7 @@ def _of_dataset(args: argparse.Namespace, templates: list[str] | None) -> Compar
     return Comparison(
         items=dataset_items(chosen),
         prompts=chosen.prompts,
-        class_prompts=None if templates else _bare(chosen.prompts, chosen.preset == "imagenet"),
+        class_prompts=None if templates else _bare(chosen.prompts, chosen.numbers),
         border=chosen.border,
         preset=chosen.preset,
         headline="mean per class" if chosen.mean_per_class else "top-1",
@@ -95,7 +96,8 @@ def _of_files(args: argparse.Namespace, templates: list[str] | None) -> Comparis
     for label in sorted({item.label for item in items if item.label is not None}):
         prompts.find(label)
     whole = args.prompts is not None and Path(args.prompts).suffix.lower() == ".csv"
-    return Comparison(items, prompts, None if templates or whole else _bare(prompts, args.prompts == "imagenet"))
+    numbers = [(index,) for index in prompts.indices] if args.prompts == "imagenet" else None
+    return Comparison(items, prompts, None if templates or whole else _bare(prompts, numbers))
 
 
 def _items(args: argparse.Namespace, evaluate: bool) -> list[Item]:
@@ -126,6 +128,6 @@ def _prompts(args: argparse.Namespace, items: list[Item], templates: list[str] |
     return class_prompts(names, templates or (DEFAULT_TEMPLATE,))
 
 
-def _bare(prompts: PromptSet, numbered: bool) -> tuple[str, ...]:
+def _bare(prompts: PromptSet, numbers: Sequence[Sequence[int]] | None) -> tuple[tuple[str, ...], ...]:
     """Names of the classes, or their numbers: those of ImageNet are called otherwise by CLIP than by the models."""
-    return tuple(map(str, prompts.indices)) if numbered else prompts.names
+    return tuple((name,) for name in prompts.names) if numbers is None else tuple(tuple(map(str, n)) for n in numbers)

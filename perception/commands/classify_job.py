@@ -42,7 +42,7 @@ class ClassifyOptions:
 
     prompts: PromptSet
     rule: StoppingRule
-    class_prompts: tuple[str, ...] | None = None  # one per class, told instead by models that know classes, not text
+    class_prompts: tuple[tuple[str, ...], ...] | None = None  # per class, for models that know classes, not text
     loss: str = "l2"  # l2, l1 or huber
     pool: Pool = "max"  # over the prompts of one class
     size: tuple[int, int] | None = None  # height and width in pixels; None: what the backbone was trained at

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perception.errors import UserError
 
@@ -62,6 +63,26 @@ def aircraft(root: Path) -> list[LabelledImage]:
     order = {variant: c for c, variant in enumerate(_lines(base / "variants.txt"))}
     rows = (line.split(maxsplit=1) for line in _lines(base / "images_variant_test.txt"))
     return _listed(base / "images", ((f"{name}.jpg", order[variant]) for name, variant in rows))
+
+
+def objectnet_numbers(base: Path) -> dict[str, tuple[int, ...]]:
+    """ObjectNet's mappings/: its folders that overlap ImageNet, with the class numbers of ImageNet (0 to 999).
+
+    Several classes of ImageNet may be one of ObjectNet (analog clock and digital clock: alarm clock). Raises UserError
+    for a file that is missing or of another form.
+    """
+    try:
+        labels = _json(base / "folder_to_objectnet_label.json")
+        names = _json(base / "objectnet_to_imagenet_1k.json")
+        lines = {int(line): int(number) for number, line in _json(base / "pytorch_to_imagenet_2012_id.json").items()}
+        numbers = {name: lines[line] for line, name in enumerate(_lines(base / "imagenet_to_label_2012_v2"))}
+        return {
+            folder: tuple(numbers[name.strip()] for name in names[label].split(";"))
+            for folder, label in labels.items()
+            if label in names
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the files of {base} do not fit each other ({error!r}); unpack the set anew") from error
 
 
 def folder_images(base: Path, classes: Mapping[str, int], others: str = "refuse") -> list[LabelledImage]:
@@ -120,6 +141,10 @@ def _listed(folder: Path, rows: Iterable[tuple[str, int]]) -> list[LabelledImage
     if missing is not None:
         raise UserError(f"{missing} is in the list of test images but not on disk; unpack the set anew")
     return images
+
+
+def _json(path: Path) -> Any:
+    return json.loads("\n".join(_lines(path)))
 
 
 def _lines(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+from perception.classification import sets
 from perception.classification.presets import PRESETS
 from perception.classification.sets import SETS, classification_set
 from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset
@@ -264,6 +265,43 @@ def test_figures_borders_and_presets_are_the_papers():
     assert {name for name, info in SETS.items() if info.mean_per_class} == {"aircraft", "caltech101", "flowers", "pets"}
     assert {name: info.border for name, info in SETS.items() if info.border} == {"objectnet": 2}
     assert {info.preset for info in SETS.values()} - {None} == set(PRESETS)
+
+
+def _mappings(base, spoken):
+    """ObjectNet's own files: the classes of ImageNet in another order than torchvision's, the first one ours twice."""
+    base.mkdir(parents=True)
+    folders = {folder: label.capitalize() for label, folder in spoken.items()}
+    numbers = {label: [2 * c + 1] for c, label in enumerate(folders.values())}
+    numbers[next(iter(numbers))].append(999)
+    _text(base / "imagenet_to_label_2012_v2", *(f"class {line}, thing {line}" for line in range(1000)))
+    (base / "pytorch_to_imagenet_2012_id.json").write_text(json.dumps({str(i): 999 - i for i in range(1000)}))
+    (base / "folder_to_objectnet_label.json").write_text(json.dumps(folders | {"air_freshener": "Air freshener"}))
+    named = {
+        label: "; ".join(f"class {999 - i}, thing {999 - i}" for i in indices) for label, indices in numbers.items()
+    }
+    (base / "objectnet_to_imagenet_1k.json").write_text(json.dumps(named))
+
+
+def test_objectnet_in_the_numbers_of_imagenet(tmp_path):
+    _objectnet(tmp_path)
+    chosen = classification_set("objectnet", tmp_path)
+    assert chosen.numbers is None  # the download's mappings/ were left out
+    base = tmp_path / "objectnet-1.0" / "mappings"
+    folders = {name: sets._OBJECTNET.get(name, name.replace(" ", "_")) for name in chosen.prompts.names}
+    _mappings(base, folders)
+    numbers = classification_set("objectnet", tmp_path).numbers
+    assert numbers == ((1, 999), *((2 * c + 1,) for c in range(1, 113)))
+    (base / "objectnet_to_imagenet_1k.json").write_text(json.dumps({"Bath towel": "bath towel"}))
+    with pytest.raises(UserError, match=r"mappings do not fit each other .*'bath towel'"):
+        classification_set("objectnet", tmp_path)
+    (base / "objectnet_to_imagenet_1k.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match=r"mappings gives the folder .* no class of ImageNet"):
+        classification_set("objectnet", tmp_path)
+    (base / "imagenet_to_label_2012_v2").unlink()
+    with pytest.raises(UserError, match="imagenet_to_label_2012_v2 does not exist"):
+        classification_set("objectnet", tmp_path)
+    _imagenet_a(tmp_path / "a")
+    assert classification_set("imagenet-a", tmp_path / "a").numbers == ((6,), (11,), (744,))
 
 
 def test_subsets(tmp_path):

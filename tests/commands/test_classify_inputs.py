@@ -215,6 +215,20 @@ def test_class_conditional_models_of_imagenet_are_told_numbers(folder):
     parser = argparse.ArgumentParser()
     classify.add_arguments(parser)
     comparison = read_comparison(parser.parse_args([str(folder / "cat"), "--prompts", "imagenet"]))
-    assert comparison.class_prompts == tuple(map(str, range(1000)))
+    assert comparison.class_prompts == tuple((str(c),) for c in range(1000))
     comparison = read_comparison(parser.parse_args([str(folder / "cat"), "--classes", "cat,dog"]))
-    assert comparison.class_prompts == ("cat", "dog")
+    assert comparison.class_prompts == (("cat",), ("dog",))
+
+
+def test_class_conditional_models_are_told_every_number_of_a_class(tmp_path, monkeypatch):
+    image = LabelledImage("0.png", tmp_path / "0.png", 1)
+    chosen = ClassificationSet(
+        "objectnet", (image,), class_prompts(["alarm clock", "bench"]), numbers=((409, 530), (703,))
+    )
+    monkeypatch.setattr("perception.classification.sets.classification_set", lambda *_, **__: chosen)
+    parser = argparse.ArgumentParser()
+    classify.add_arguments(parser)
+    comparison = read_comparison(parser.parse_args(["--dataset", "objectnet", "--root", str(tmp_path)]))
+    assert comparison.class_prompts == (("409", "530"), ("703",))
+    told = comparison.prompts.told(comparison.class_prompts)
+    assert (told.prompts, told.classes, told.names) == (("409", "530", "703"), (0, 0, 1), ("alarm clock", "bench"))

@@ -96,10 +96,10 @@ def _id(record):
 def test_clip_is_told_the_prompts_and_not_what_a_class_conditional_model_is_told(clip_folder):
     prompts = class_prompts(["cat", "dog", "bird"])
     options = ClassifyOptions(
-        prompts, Exhaustive(1), class_prompts=("3", "5", "0"), clip=str(clip_folder), screens=Screens(2)
+        prompts, Exhaustive(1), class_prompts=(("3",), ("5", "7"), ("0",)), clip=str(clip_folder), screens=Screens(2)
     )
     job = ImageClassifier(load_backbone("mini-dit", device="cpu"), options)
-    assert job.prompts.prompts == ("3", "5", "0")
+    assert job.prompts.prompts == ("3", "5", "7", "0") and job.prompts.classes == (0, 1, 1, 2)
     assert torch.equal(job.clip.vectors, ClipScreen(clip_folder, prompts).vectors)
     with pytest.raises(UserError, match="ranked classes need `preselect`"):
         ImageClassifier(load_backbone("mini-dit", device="cpu"), replace(options, screens=None))
