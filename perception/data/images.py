@@ -9,12 +9,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from perception.data.segmentation_folder import DAMAGED
 from perception.errors import UserError
 
 MIN_SIDE = 8  # pixels: one latent cell of the SD family
 _16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow keeps it
 _INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -37,14 +39,14 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as file:
             file.load()
-            image = _to_rgb(ImageOps.exif_transpose(file), path)
+            image = _to_rgb(_upright(file), path)
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not an image that Pillow can read; convert it to PNG or JPEG.") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has too many pixels ({error}); scale it down first.") from error
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # what Pillow's decoders raise
+    except DAMAGED as error:
         raise UserError(f"{path} is corrupt or truncated ({error}); replace the file.") from error
     if min(image.size) < MIN_SIDE:
         raise UserError(
@@ -102,6 +104,18 @@ def _read_bytes(path: Path) -> bytes:
     if not content:
         raise UserError(f"{path} is empty (0 bytes); replace the file.")
     return content
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the metadata says, and without it: Pillow would write it anew, and cannot where an entry is odd."""
+    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if turn == 1:
+        return image
+    bare = image.copy()
+    for key in _METADATA:
+        bare.info.pop(key, None)
+    bare.getexif()[ExifTags.Base.Orientation] = turn
+    return ImageOps.exif_transpose(bare)
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from perception.data.pictures import MILLIMETRES
+from perception.data.segmentation_folder import DAMAGED
 from perception.errors import UserError
 
 
@@ -61,7 +62,7 @@ def read_depth(path: str | Path, scale: float = MILLIMETRES) -> NDArray[np.float
             mode, values = file.mode, np.array(file)
     except FileNotFoundError as error:
         raise UserError(f"the depth map {path} does not exist; check the path") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except DAMAGED as error:
         raise UserError(f"the depth map {path} cannot be read ({error}); replace the file") from error
     if not mode.startswith("I"):
         raise UserError(f"the depth map {path} has mode {mode}; expected 16-bit grey, {scale:g} counts per metre")

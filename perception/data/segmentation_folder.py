@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,17 @@ from perception.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".png"
-DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError)  # by Pillow
+DAMAGED = (  # what Pillow raises, its AVIF decoder a RuntimeError
+    Image.DecompressionBombError,
+    EOFError,
+    IndexError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)

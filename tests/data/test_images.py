@@ -1,6 +1,7 @@
 """Every kind of image file that people have, and every kind that is broken."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,25 @@ def test_orientation_of_exif_is_applied(tmp_path):
     read = read_image(saved(tmp_path / "a.png", image, exif=exif))
     assert read.size == (10, 20)
     assert read.getpixel((5, 2)) == GREEN and read.getpixel((5, 17)) == RED
+
+
+@pytest.mark.parametrize("odd", [(0x011A, 2, 4, b"abc\0"), (0x0100, 2, 4, b"12a\0")], ids=["resolution", "width"])
+def test_an_odd_entry_of_exif_does_not_matter(tmp_path, odd):
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0)), odd]  # tag, type, count, value: texts where numbers belong
+    directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+    assert read_image(saved(tmp_path / "a.jpg", noise(20, 30), exif=exif)).size == (20, 30)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, struct.error, TypeError])
+def test_whatever_a_decoder_raises_is_one_sentence(tmp_path, monkeypatch, error):
+    def fail(*args, **options):
+        raise error("Failed to decode image")
+
+    path = saved(tmp_path / "a.png", noise())
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=r"a\.png is corrupt or truncated \(Failed to decode image\); replace the file"):
+        read_image(path)
 
 
 def jpeg_bytes() -> bytes:
