@@ -16,6 +16,7 @@ from perception.errors import UserError
 _CHUNK = 64  # prompts per call of the text encoder
 _CACHED_ROWS = 512  # distinct prompts kept; 77 tokens x 768 channels in float32 are 0.24 MB each
 _CACHED_BYTES = 2**29  # of all kept prompts; Flux: 512 tokens x 4096 channels in float32 are 8.4 MB each
+_Key = tuple[str, int, bool, str]  # prompt, tokens, whether it may be cut, dtype and place of the weights
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Conditioner(ABC):
         self.encoders = dict(encoders)
         self.tokenizers = dict(tokenizers)
         self.max_tokens = max_tokens
-        self._rows: OrderedDict[tuple[str, int, str], Condition] = OrderedDict()
+        self._rows: OrderedDict[_Key, Condition] = OrderedDict()
 
     def __call__(self, prompts: Sequence[str], *, length: int | None = None, truncate: bool = False) -> Condition:
         """Encode `prompts` to a condition of [N, length, D] tokens; every distinct prompt runs once.
@@ -139,16 +140,16 @@ class Conditioner(ABC):
             UserError: for no prompts, a bare string, an entry that is not a string, or a prompt that is too long.
         """
         length = self._check(prompts, length)
-        place = self._place()
+        how = (length, truncate, self._place())
         names = list(dict.fromkeys(prompts))
-        rows = {p: self._rows[p, length, place] for p in names if (p, length, place) in self._rows}
+        rows = {p: self._rows[(p, *how)] for p in names if (p, *how) in self._rows}
         missing = [p for p in names if p not in rows]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
             encoded = self._frozen(chunk, length, truncate)
             rows.update((prompt, encoded[i]) for i, prompt in enumerate(chunk))  # a list index copies the row
         for prompt in names:
-            self._remember((prompt, length, place), rows[prompt])
+            self._remember((prompt, *how), rows[prompt])
         return replace(stacked([rows[p] for p in prompts]), keys=tuple(f"{length}:{p}" for p in prompts))
 
     @abstractmethod
@@ -175,7 +176,7 @@ class Conditioner(ABC):
             raise UserError(f"length is {length} tokens; this text encoder takes 1 to {self.max_tokens}")
         return length or self.max_tokens
 
-    def _remember(self, key: tuple[str, int, str], row: Condition) -> None:
+    def _remember(self, key: _Key, row: Condition) -> None:
         self._rows[key] = row
         self._rows.move_to_end(key)
         size = max(1, row.hidden.numel() * row.hidden.element_size())

@@ -75,6 +75,8 @@ def test_long_prompts(tiny_backbone: DiffusionBackbone) -> None:
     with pytest.raises(UserError, match=r"has \d+ tokens and 77 fit; shorten it, or pass truncate=True"):
         tiny_backbone.condition([long])
     assert tiny_backbone.condition([long], truncate=True).hidden.shape == (1, 77, 32)
+    with pytest.raises(UserError, match="77 fit"):  # also when its first part is remembered
+        tiny_backbone.condition([long])
 
 
 @pytest.mark.parametrize(
