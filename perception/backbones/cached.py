@@ -44,8 +44,13 @@ def _stacked(entries: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
+def _exact(backbone: DiffusionBackbone) -> torch.autocast:
+    """No autocast: the fingerprint in a key names the dtype that the entry was computed in."""
+    return torch.autocast(backbone.device.type, enabled=False)
+
+
 class StoredLatents:
-    """`backbone.encode` behind a store; every method on the same VAE shares the entries."""
+    """`backbone.encode` behind a store, without autocast; every method on the same VAE shares the entries."""
 
     def __init__(self, backbone: DiffusionBackbone, store: TensorStore) -> None:
         self.backbone = backbone
@@ -60,7 +65,8 @@ class StoredLatents:
     def __call__(self, images: Tensor, hashes: Sequence[str]) -> Tensor:
         """Clean latents [B, C, h, w] of images [B, 3, H, W], float32 on the backbone's device."""
         keys = [self.key(image_hash) for image_hash in hashes]
-        latents = self._rows(keys, lambda rows: {"latent": self.backbone.encode(images[rows])})["latent"]
+        with _exact(self.backbone):
+            latents = self._rows(keys, lambda rows: {"latent": self.backbone.encode(images[rows])})["latent"]
         return latents.to(self.backbone.device, torch.float32)
 
 
@@ -68,7 +74,8 @@ class CachedFeatures:
     """`backbone.features` behind a store of latents and features.
 
     A result is the same whether it was stored or not: latents pass through the dtype of the store before the
-    denoiser sees them, features before they are returned. Per-image noise is a function of the image's hash.
+    denoiser sees them, features before they are returned, and autocast is switched off. Per-image noise is a function
+    of the image's hash.
 
     Raises:
         UserError: for unknown taps or timesteps (at once), and whatever the store and `encode` raise.
@@ -112,7 +119,8 @@ class CachedFeatures:
         if len(images) != len(hashes):
             raise UserError(f"{len(images)} images came with {len(hashes)} hashes; give one hash per image.")
         keys = [self.key(image_hash) for image_hash in hashes]
-        return self._placed(self._rows(keys, lambda rows: self._features(images[rows], [hashes[i] for i in rows])))
+        with _exact(self.backbone):
+            return self._placed(self._rows(keys, lambda rows: self._features(images[rows], [hashes[i] for i in rows])))
 
     def _features(self, images: Tensor, hashes: Sequence[str]) -> dict[str, Tensor]:
         latents = self._latents(images, hashes)

@@ -97,6 +97,13 @@ def test_mistakes_are_one_sentence(tiny_backbone, images, hashes, tmp_path):
         CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path, read_only=True))(images, hashes)
 
 
+def test_autocast_does_not_reach_what_is_stored(tiny_backbone, images, hashes, tmp_path):
+    expected = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path / "plain"))(images, hashes)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path / "cast"))(images, hashes)
+    assert all(torch.equal(found[tap], expected[tap]) for tap in expected)
+
+
 def test_rows_of_half_precision_under_autocast(tmp_path):
     rows = StoredRows(TensorStore(tmp_path))  # float16
     values = torch.arange(6.0).reshape(2, 3)
