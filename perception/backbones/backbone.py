@@ -148,6 +148,10 @@ class DiffusionBackbone(nn.Module):
         mixed = alpha * latents.float() + sigma * noise.to(latents.device).float()
         return mixed.to(latents.dtype).contiguous()
 
+    def check_size(self, height: int, width: int) -> None:
+        """UserError unless the denoiser takes latents of height x width cells."""
+        self._denoiser.check_size(height, width)
+
     def spread(self, positions: Tensor, latents: Tensor) -> Tensor:
         """Positions 0..T-1 of a uniform grid -> timesteps for `latents`, as dense as the model's training has them.
 
@@ -320,7 +324,7 @@ class DiffusionBackbone(nn.Module):
 
     def _network_input(self, x_t: Tensor) -> Tensor:
         check_latents(x_t, self.latent_channels)
-        self._denoiser.check_size(x_t.shape[-2], x_t.shape[-1])
+        self.check_size(x_t.shape[-2], x_t.shape[-1])
         return x_t.to(self.device, self.dtype).contiguous()
 
     def _steps(self, t: int | Tensor, rows: int) -> Tensor:

@@ -98,4 +98,5 @@ def image_size(backbone: DiffusionBackbone, size: int | tuple[int, int] | None =
         raise UserError(
             f"size {height}x{width} does not fit {backbone.name}: both sides must be multiples of {stride}."
         )
+    backbone.check_size(height // stride, width // stride)
     return height, width

@@ -348,6 +348,8 @@ def test_sizes_that_do_not_fit(backbone: DiffusionBackbone, latents: Tensor) -> 
     condition = backbone.condition(prompts_of(backbone)[:1])
     with pytest.raises(UserError, match=r"latents of 15x16 cells do not fit this"):
         backbone.denoise(latents.new_zeros(1, latents.shape[1], 15, 16), 5, condition)
+    with pytest.raises(UserError, match=r"latents of 15x16 cells do not fit this"):  # a job asks before it starts
+        image_size(backbone, (15 * backbone.latent_stride, 16 * backbone.latent_stride))
     if type(backbone.unet).__name__ == "SD3Transformer2DModel":
         with pytest.raises(UserError, match=r"larger than this transformer's position table of 48x48 cells"):
             backbone.denoise(latents.new_zeros(1, latents.shape[1], 50, 48), 5, condition)
