@@ -107,8 +107,10 @@ def check_images(images: Tensor, stride: int) -> None:
         )
     if not images.is_floating_point():
         raise UserError(f"images are {images.dtype}; expected floats in [0, 1]: divide 8-bit values by 255")
+    if not len(images):
+        raise UserError(f"images have the shape {list(images.shape)}; expected at least one image")
     height, width = images.shape[-2:]
-    if height % stride or width % stride or 0 in images.shape:
+    if height % stride or width % stride or 0 in (height, width):
         near = [max(stride, round(side / stride) * stride) for side in (height, width)]
         raise UserError(
             f"images of {height}x{width} pixels do not fit this autoencoder, whose sides are multiples of {stride}; "

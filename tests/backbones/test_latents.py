@@ -55,7 +55,7 @@ def test_channels_last_images_give_the_same_latents(tiny_backbone: DiffusionBack
         (torch.zeros(1, 64, 64, 3), "move channels first"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "divide 8-bit values by 255"),
         (torch.zeros(1, 3, 64, 70), "multiples of 8; resize or pad them, for example to 64x72"),
-        (torch.zeros(0, 3, 64, 64), "do not fit"),
+        (torch.zeros(0, 3, 64, 64), r"shape \[0, 3, 64, 64\]; expected at least one image"),
         (torch.full((1, 3, 64, 64), 200.0), "range from 200 to 200; expected finite values in"),
         (torch.full((1, 3, 64, 64), -1.0), "expected finite values in"),
         (torch.full((1, 3, 64, 64), float("nan")), "remove NaN"),
