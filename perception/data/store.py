@@ -255,6 +255,8 @@ def _open_settings(root: Path, dtype: torch.dtype | None, read_only: bool) -> to
     if not path.exists():
         if read_only:
             raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.")
+        if dtype not in (None, *DTYPES.values()):
+            raise UserError(f"A store cannot hold {_dtype_name(dtype)}; choose one of {', '.join(DTYPES)}.")
         write_atomic(path, (json.dumps({"format": FORMAT, "dtype": _dtype_name(dtype)}) + "\n").encode())
         return dtype
     settings = read_settings(root)

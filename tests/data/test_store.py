@@ -175,6 +175,12 @@ def test_folders_that_are_no_store_of_this_kind_are_refused(tmp_path):
         TensorStore(tmp_path / "half")
 
 
+def test_a_store_that_could_not_be_opened_again_is_not_made(tmp_path):
+    with pytest.raises(UserError, match="cannot hold float64; choose one of float16, bfloat16, float32"):
+        TensorStore(tmp_path, dtype=torch.float64)
+    assert not (tmp_path / "store.json").exists()
+
+
 def test_a_full_disk_is_one_sentence_and_the_rest_can_be_flushed_later(tmp_path, monkeypatch):
     store = TensorStore(tmp_path)
     store.put("a", entry(1))
