@@ -13,6 +13,7 @@ import atexit
 import hashlib
 import json
 import os
+import sys
 import threading
 import time
 import weakref
@@ -236,7 +237,10 @@ class TensorStore:
 @atexit.register
 def _flush_open_stores() -> None:
     for store in list(_open_stores):
-        store.flush()
+        try:
+            store.flush()
+        except UserError as error:
+            print(f"{store.root} is left without what was computed last: {error}", file=sys.stderr)
 
 
 def feature_key(image_hash: str, fingerprint: str, spec_json: Mapping[str, object]) -> str:

@@ -197,6 +197,27 @@ def test_a_full_disk_is_one_sentence_and_the_rest_can_be_flushed_later(tmp_path,
     assert TensorStore(tmp_path, read_only=True).get("a") is not None
 
 
+def test_a_full_disk_at_exit_is_one_line_and_the_other_stores_are_written(tmp_path):
+    script = """
+import os, sys, torch
+from perception.data import files, shards
+from perception.data.store import TensorStore
+def write(path, content):
+    if "spent" in str(path):
+        raise files.NoSpaceError(f"No space left in {path.parent}.")
+    files.write_atomic(path, content)
+shards.write_atomic = write
+stores = [TensorStore(os.path.join(sys.argv[1], name)) for name in ("spent_1", "good_1", "spent_2", "good_2")]
+for store in stores:
+    store.put("a", {"x": torch.ones(1)})
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert sorted(line.split(":")[0] for line in done.stderr.splitlines()) == [
+        f"{tmp_path / name} is left without what was computed last" for name in ("spent_1", "spent_2")
+    ]
+    assert all("a" in TensorStore(tmp_path / name, read_only=True) for name in ("good_1", "good_2"))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
