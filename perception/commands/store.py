@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perception.errors import UserError
+
 if TYPE_CHECKING:
     from perception.data.upkeep import GcReport, VerifyReport
 
@@ -33,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Do the action; 1 when `verify` finds damage."""
     from perception.data import upkeep
 
+    if args.action != "gc":
+        _refuse_options_of_gc(args)
     if args.action == "stat":
         for name, value in upkeep.store_stat(args.store).items():
             print(f"{name:>8}  {value}")
@@ -41,6 +45,12 @@ def run(args: argparse.Namespace) -> int:
         return _show_verify(upkeep.verify_store(args.store), args.store)
     _show_gc(upkeep.collect_garbage(args.store, args.max_bytes, check=args.check, dry_run=args.dry_run), args.dry_run)
     return 0
+
+
+def _refuse_options_of_gc(args: argparse.Namespace) -> None:
+    given = {"--max-bytes": args.max_bytes is not None, "--check": args.check, "--dry-run": args.dry_run}
+    if unused := [option for option, present in given.items() if present]:
+        raise UserError(f"{', '.join(unused)} has no meaning for {args.action}; leave it out, or use gc.")
 
 
 def byte_count(text: str) -> int:

@@ -40,6 +40,13 @@ def test_gc_to_a_size(root, capsys):
     assert "1 old shards" in capsys.readouterr().out and not list((root / "shards").iterdir())
 
 
+@pytest.mark.parametrize("options", [["--max-bytes", "0"], ["--check"], ["--dry-run"]])
+@pytest.mark.parametrize("action", ["stat", "verify"])
+def test_options_of_gc_alone(root, capsys, action, options):
+    assert main(["store", str(root), action, *options]) == 2
+    assert f"{options[0]} has no meaning for {action}; leave it out, or use gc." in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_store(tmp_path, capsys):
     assert main(["store", str(tmp_path), "stat"]) == 2
     assert "is not a tensor store (it has no store.json); check the path." in capsys.readouterr().err
