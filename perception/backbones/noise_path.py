@@ -50,7 +50,7 @@ class NoisePath(ABC):
     def check(self, t: int | Tensor) -> Tensor:
         """Return `t` as a CPU tensor; UserError unless every entry lies in 0..num_train_timesteps-1."""
         steps = torch.as_tensor(t).detach().cpu()
-        if steps.numel() == 0 or steps.min() < 0 or steps.max() >= self.num_train_timesteps:
+        if steps.numel() == 0 or not (steps.min() >= 0 and steps.max() < self.num_train_timesteps):  # also NaN
             raise UserError(
                 f"timestep {_few(steps)} is outside this backbone's schedule: expected "
                 f"0 to {self.num_train_timesteps - 1} (0 is the clean end); choose timesteps in that range"
@@ -142,6 +142,8 @@ def noise_path(scheduler: Any) -> NoisePath:
     """
     config = scheduler.config
     kind = config.get("prediction_type", "epsilon")
+    if type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction":
+        return FlowPath(config["num_train_timesteps"], _shift(config))
     if hasattr(scheduler, "alphas_cumprod"):
         if kind not in PREDICTION_TYPES[:3]:
             raise UserError(
@@ -149,8 +151,6 @@ def noise_path(scheduler: Any) -> NoisePath:
                 "correct scheduler/scheduler_config.json"
             )
         return VariancePreservingPath(scheduler.alphas_cumprod, kind, scheduler.betas)
-    if type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction":
-        return FlowPath(config["num_train_timesteps"], _shift(config))
     raise UserError(
         f"the scheduler {type(scheduler).__name__} has no noise schedule this toolkit knows; expected a variance "
         "preserving (DDPM, DDIM, Euler, DPM-Solver, ...) or a flow-matching one"
@@ -159,7 +159,7 @@ def noise_path(scheduler: Any) -> NoisePath:
 
 def _shift(config: Any) -> float | ResolutionShift:
     if not config.get("use_dynamic_shifting"):
-        return float(config.get("shift") or 1.0)
+        return float(config.get("shift") or config.get("flow_shift") or 1.0)  # flow_shift: DPM-Solver, UniPC
     keys = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
     if config.get("time_shift_type", "exponential") != "exponential" or any(config.get(key) is None for key in keys):
         raise UserError(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from perception.backbones import FlowPath, Prediction, VariancePreservingPath
 from perception.backbones.noise_path import noise_path
@@ -37,6 +44,14 @@ def test_flow_matching_is_a_straight_line() -> None:
     torch.testing.assert_close(path.sigma(t), torch.tensor([0.0, 0.25, 0.999]))
     torch.testing.assert_close(path.alpha(t) + path.sigma(t), torch.ones(3))
     assert path.model_time(t).tolist() == [0.0, 250.0, 999.0]
+
+
+@pytest.mark.parametrize("solver", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_a_flow_with_the_solver_of_another_family_is_the_same_path(solver: type) -> None:
+    path = noise_path(solver(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
+    own = noise_path(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    t = torch.arange(1000)
+    assert isinstance(path, FlowPath) and torch.equal(path.spread(t), own.spread(t))
 
 
 def test_the_grid_of_a_flow_is_as_dense_as_its_training() -> None:
@@ -124,6 +139,8 @@ def test_fractional_timesteps_only_on_a_flow() -> None:
     with pytest.raises(UserError, match="not a whole number"):
         noise_path(DDPMScheduler(**BETAS)).alpha(torch.tensor([0.5]))
     assert FlowPath(1000).sigma(torch.tensor([0.5])).item() == pytest.approx(0.0005)
+    with pytest.raises(UserError, match="timestep nan is outside this backbone's schedule"):
+        FlowPath(1000).sigma(torch.tensor([float("nan")]))
 
 
 def test_unknown_schedules_are_refused() -> None:
