@@ -126,6 +126,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         place = torch.device(device)
     except RuntimeError:
         raise UserError(f"{device!r} is not a device; expected cpu, cuda, cuda:0, mps, ...") from None
-    if not available.get(place.type, True):
-        raise UserError(f"the device {str(device)!r} is not available on this machine; use device='cpu'")
+    absent = not available.get(place.type, True)
+    if absent or (place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()):
+        there = "device='cpu'" if absent else f"cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        raise UserError(f"the device {str(device)!r} is not available on this machine; use {there}")
     return place

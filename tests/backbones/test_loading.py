@@ -412,6 +412,16 @@ def test_absent_devices(tiny_sd: Path) -> None:
         load_backbone(tiny_sd, device=absent[0])
 
 
+def test_a_gpu_beyond_the_last_is_refused_before_weights_are_read(
+    tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(loading, "build_model", lambda *a: pytest.fail("weights were loaded"))
+    with pytest.raises(UserError, match="the device 'cuda:2' is not available on this machine; use cuda:0 to cuda:1"):
+        load_backbone(tiny_sd, device="cuda:2")
+
+
 def test_mini_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loading, "MINI", tmp_path)
     monkeypatch.setattr(loading, "MINI_DIT", tmp_path)
