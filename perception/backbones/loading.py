@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -14,7 +15,13 @@ from perception.backbones.building import build_model
 from perception.backbones.fingerprint import identity
 from perception.backbones.hub import download, is_hub_id
 from perception.backbones.noise_path import noise_path
-from perception.backbones.validation import Component, check_model_folder, read_component, unusable
+from perception.backbones.validation import (
+    Component,
+    ModelFolder,
+    check_model_folder,
+    read_component,
+    unusable,
+)
 from perception.errors import UserError
 
 MINI = Path(__file__).parent / "mini"
@@ -57,10 +64,7 @@ def load_backbone(
     """
     kind, place = _dtype(dtype), pick_device(device)
     folder = check_model_folder(_resolve(name), None if vae is None else autoencoder_of(vae))
-    scheduler_class, scheduler_path = folder.scheduler
-    if not hasattr(diffusers, scheduler_class):
-        raise UserError(f"{folder.path} names the scheduler {scheduler_class}, which diffusers does not have")
-    path = noise_path(getattr(diffusers, scheduler_class).from_pretrained(scheduler_path))
+    path = noise_path(_scheduler(folder))
     tokenizers = {
         name: getattr(transformers, cls).from_pretrained(where) for name, (cls, where) in folder.tokenizers.items()
     }
@@ -76,6 +80,17 @@ def load_backbone(
         path=path,
     )
     return backbone.to(place)
+
+
+def _scheduler(folder: ModelFolder) -> Any:
+    name, place = folder.scheduler
+    if not hasattr(diffusers, name):
+        raise UserError(f"{folder.path} names the scheduler {name}, which diffusers does not have")
+    try:
+        return getattr(diffusers, name).from_pretrained(place)
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise unusable(folder.path, [f"{name} does not take scheduler/scheduler_config.json ({reason})"]) from error
 
 
 def _resolve(name: str | Path) -> Path:

@@ -132,7 +132,10 @@ def _tokenizer_problems(class_name: str, folder: Path, supported: tuple[str, ...
         return [f"{folder.name}/{files[0]} (or {files[1]}) is missing"]
     if present == ["spiece.model"] and importlib.util.find_spec("sentencepiece") is None:
         return [f"{folder.name}/spiece.model is read with the package sentencepiece: pip install sentencepiece"]
-    return []
+    problems: list[str] = []
+    for file in sorted(folder.glob("*.json")):
+        _read_json(file, problems)
+    return problems
 
 
 def _index(path: Path) -> tuple[dict[str, Any], Family]:

@@ -204,6 +204,18 @@ BROKEN: dict[str, tuple[Callable[[Path, Callable[..., None]], object], str]] = {
         lambda f, e: (f / "tokenizer/tokenizer.json").unlink(),
         r"tokenizer.json \(or vocab.json\) is missing",
     ),
+    "truncated tokenizer": (
+        lambda f, e: (truncate(f / "tokenizer/tokenizer.json"), (f / "tokenizer/tokenizer_config.json").write_text("")),
+        "tokenizer/tokenizer.json is not valid JSON; tokenizer/tokenizer_config.json is not valid JSON",
+    ),
+    "beta schedule": (
+        lambda f, e: e(f / "scheduler/scheduler_config.json", beta_schedule="cubic"),
+        r"DDIMScheduler does not take scheduler/scheduler_config.json \(cubic is not implemented",
+    ),
+    "number of timesteps": (
+        lambda f, e: e(f / "scheduler/scheduler_config.json", num_train_timesteps="many"),
+        r"DDIMScheduler does not take scheduler/scheduler_config.json \(",
+    ),
     "t5 tokenizer": (
         lambda f, e: e(f / "model_index.json", tokenizer=["transformers", "T5Tokenizer"]),
         "tokenizer is a T5Tokenizer, supported is CLIPTokenizer",
