@@ -212,7 +212,8 @@ class DiffusionBackbone(nn.Module):
                 lambda: self._call(x_t, t, condition, self._denoiser), chosen, last, heads, detach_maps, read
             )
         size = (x_t.shape[-2], x_t.shape[-1])
-        return {name: as_map(taken[name], self.taps[name], size, self.latent_stride) for name in taps}
+        every = {name: sharing.every_row(taken[name], len(x_t)) for name in taps}
+        return {name: as_map(value, self.taps[name], size, self.latent_stride) for name, value in every.items()}
 
     def features(
         self,

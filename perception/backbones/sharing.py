@@ -33,6 +33,11 @@ def shared_prefix(modules: Sequence[nn.Module], candidates: int) -> Iterator[Non
             hook.remove()
 
 
+def every_row(value: Tensor, rows: int) -> Tensor:
+    """What was read inside a module that ran once per sample of `shared_prefix`, for all rows of the batch."""
+    return value if len(value) == rows else value.repeat_interleave(rows // len(value), dim=0)
+
+
 def _narrow(candidates: int) -> Callable[..., tuple[Any, Any]]:
     def first_of_each(rows: Tensor) -> Tensor:
         if len(rows) % candidates:

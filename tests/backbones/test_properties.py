@@ -167,6 +167,15 @@ def test_candidates_share_prefix_and_text(any_backbone: DiffusionBackbone, noise
     assert torch.equal(any_backbone.denoise(x_t, steps, candidates).raw, plain)
 
 
+def test_taps_in_a_shared_prefix_have_every_row(any_backbone: DiffusionBackbone, noised: Tensor) -> None:
+    told, x_t = any_backbone.condition(PROMPTS[:2])[torch.arange(2).repeat(2)], noised[:2].repeat_interleave(2, dim=0)
+    plain = any_backbone.capture(x_t, 100, told, list(any_backbone.taps))
+    with any_backbone.shared_prefix(2):
+        shared = any_backbone.capture(x_t, 100, told, list(any_backbone.taps))
+    for name, value in plain.items():
+        assert shared[name].shape == value.shape and relative(shared[name], value) <= 1e-5, name
+
+
 def test_prediction_readings_agree(any_backbone: DiffusionBackbone, noised: Tensor) -> None:
     p = any_backbone.denoise(noised, torch.tensor([0, 400, 999]), any_backbone.condition(PROMPTS))
     torch.testing.assert_close(p.alpha * p.x0 + p.sigma * p.eps, noised, rtol=1e-4, atol=1e-4)

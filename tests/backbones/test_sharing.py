@@ -100,6 +100,9 @@ def test_sdxl_shares_what_the_pooled_text_does_not_reach(make_folder: Callable[[
     with backbone.shared_prefix(2, same_pooled=True):
         shared = backbone.denoise(x_t, 3, same).raw
     assert [*rows.values()] == [1, 1, 1, 1]
+    with backbone.shared_prefix(2, same_pooled=True):  # the block runs once, and the tap inside it has both rows
+        (inside,) = backbone.capture(x_t, 3, same, ["down_blocks.0.resnets.0"]).values()
+    assert len(inside) == 2
     torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
 
 
