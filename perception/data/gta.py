@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.data.segmentation_folder import IMAGE_SUFFIXES, LabelledImage
+from perception.data.segmentation_folder import IMAGE_SUFFIXES, LabelledImage, by_stem
 from perception.errors import UserError
 
 LABEL_SUFFIX = "_labelTrainIds.png"
@@ -30,13 +30,14 @@ def gta_images(root: str | Path) -> list[LabelledImage]:
     """All frames with their label maps in train ids, sorted by stem.
 
     Raises:
-        UserError: a folder is missing or empty, or an image and a label map stand alone.
+        UserError: a folder is missing or empty, or an image and a label map stand alone, or two images
+            have one stem.
     """
     images, labels = Path(root) / "images", Path(root) / "labels"
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; expected images/ and labels/ in {root}")
-    pictures = {path.stem: path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    pictures = by_stem(images, IMAGE_SUFFIXES)
     maps = {p.name.removesuffix(LABEL_SUFFIX): p for p in labels.iterdir() if p.name.endswith(LABEL_SUFFIX)}
     if alone := sorted(set(pictures) ^ set(maps)):
         raise UserError(

@@ -43,10 +43,11 @@ def labelled_images(root: str | Path, split: str) -> list[LabelledImage]:
         root: folder with `images/<split>` and `annotations/<split>`.
         split: for example "train", "val" or "test".
     Raises:
-        UserError: a folder is missing, the split is empty, or an image and a label map stand alone.
+        UserError: a folder is missing, the split is empty, an image and a label map stand alone, or two images have
+            one stem.
     """
-    images = _by_stem(_split_folder(Path(root), "images", split), IMAGE_SUFFIXES)
-    labels = _by_stem(_split_folder(Path(root), "annotations", split), (LABEL_SUFFIX,))
+    images = by_stem(_split_folder(Path(root), "images", split), IMAGE_SUFFIXES)
+    labels = by_stem(_split_folder(Path(root), "annotations", split), (LABEL_SUFFIX,))
     _check_complete(images, labels, f"{root}/annotations/{split}", "label map")
     _check_complete(labels, images, f"{root}/images/{split}", "image")
     if not images:
@@ -107,8 +108,14 @@ def _split_folder(root: Path, kind: str, split: str) -> Path:
     return root / kind / split
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in suffixes}
+def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files with one of these suffixes by their stem. UserError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes):
+        if path.stem in found:
+            raise UserError(f"{folder} has {found[path.stem].name} and {path.name} of one stem; keep one of the two")
+        found[path.stem] = path
+    return found
 
 
 def _check_complete(have: Iterable[str], partners: Iterable[str], where: str, what: str) -> None:

@@ -43,6 +43,13 @@ def test_files_without_partner(tmp_path, kind, suffix, what):
         labelled_images(tmp_path, "train")
 
 
+def test_two_images_of_one_stem(tmp_path):
+    _write(tmp_path, "train", "a")
+    Image.new("RGB", (16, 12)).save(tmp_path / "images" / "train" / "a.png")
+    with pytest.raises(UserError, match=r"images/train has a\.jpg and a\.png of one stem; keep one of the two"):
+        labelled_images(tmp_path, "train")
+
+
 def test_label_maps(tmp_path):
     palette = Image.fromarray(np.array([[0, 3], [255, 1]], np.uint8)).convert("P")
     palette.putpalette([0] * 768)
