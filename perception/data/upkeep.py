@@ -52,7 +52,7 @@ def store_stat(root: Path) -> dict[str, int | str | None]:
     tensors = size = shards = damaged = 0
     for path, index in _indices(root):
         shards += 1
-        size += path.stat().st_size
+        size += _size(path)
         if index is None:
             damaged += 1
             continue
@@ -72,7 +72,7 @@ def verify_store(root: Path) -> VerifyReport:
         try:
             index = read_index(path)
             check_shard(path)
-            shards, size = shards + 1, size + path.stat().st_size
+            shards, size = shards + 1, size + _size(path)
             keys.update(index)
         except FileNotFoundError:  # collected by another process since the listing
             continue
@@ -92,18 +92,33 @@ def collect_garbage(
     read_settings(root)
     indices = dict(_indices(root, check))
     damaged = [path for path, index in indices.items() if index is None]
-    by_age = sorted((p for p in indices if indices[p] is not None), key=lambda p: (p.stat().st_mtime_ns, p.name))
+    by_age = sorted(
+        (path for path, index in indices.items() if index is not None), key=lambda p: (_age_and_size(p)[0], p.name)
+    )
     duplicates = _duplicates(by_age, indices)
     kept = [path for path in by_age if path not in duplicates]
     evicted = _oldest_above(kept, max_bytes)
     temps = orphaned_temps(root)
     doomed = [*damaged, *duplicates, *evicted, *temps]
-    freed = sum(path.stat().st_size for path in doomed)
-    kept_bytes = sum(path.stat().st_size for path in kept if path not in evicted)
+    freed = sum(_size(path) for path in doomed)
+    kept_bytes = sum(_size(path) for path in kept if path not in evicted)
     for path in doomed if not dry_run else ():
         with suppress(FileNotFoundError):
             path.unlink()
     return GcReport(_names(damaged), _names(duplicates), _names(evicted), _names(temps), freed, kept_bytes)
+
+
+def _age_and_size(path: Path) -> tuple[int, int]:
+    """Modification time [ns] and bytes; zeros where another process has deleted the file since the listing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _size(path: Path) -> int:
+    return _age_and_size(path)[1]
 
 
 def _names(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -125,13 +140,13 @@ def _duplicates(by_age: list[Path], indices: dict[Path, Index | None]) -> list[P
 def _oldest_above(by_age: list[Path], max_bytes: int | None) -> list[Path]:
     if max_bytes is None:
         return []
-    total = sum(path.stat().st_size for path in by_age)
+    total = sum(_size(path) for path in by_age)
     doomed = []
     for path in by_age:
         if total <= max_bytes:
             break
         doomed.append(path)
-        total -= path.stat().st_size
+        total -= _size(path)
     return doomed
 
 

@@ -13,10 +13,11 @@ import tracemalloc
 import pytest
 import torch
 
+from perception.data import upkeep
 from perception.data.files import NoSpaceError
-from perception.data.shards import ShardReader
+from perception.data.shards import ShardReader, read_index
 from perception.data.store import TensorStore, feature_key
-from perception.data.upkeep import collect_garbage
+from perception.data.upkeep import collect_garbage, store_stat, verify_store
 from perception.errors import UserError
 
 
@@ -287,6 +288,21 @@ def test_gc_drops_the_oldest_shards_above_the_limit(tmp_path):
     assert len(report.evicted) == 2 and report.freed_bytes == 2 * size and report.kept_bytes == 2 * size
     assert sorted(store.keys()) == ["c", "d"]
     assert reader.get("b") is None and reader.get("c") is not None
+
+
+@pytest.mark.parametrize("look", [store_stat, verify_store, lambda root: collect_garbage(root, max_bytes=0)])
+def test_shards_that_another_process_deletes_meanwhile_are_passed_over(tmp_path, monkeypatch, look):
+    filled(tmp_path, "a")
+    filled(tmp_path, "b")
+
+    def read_and_lose(path):
+        index = read_index(path)
+        path.unlink()
+        return index
+
+    monkeypatch.setattr(upkeep, "read_index", read_and_lose)
+    look(tmp_path)
+    assert shards(tmp_path) == []
 
 
 def test_stat_counts(tmp_path):
