@@ -7,7 +7,9 @@ A reader takes the folder that holds the set, or the set's own folder, in the la
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,40 +31,37 @@ class LabelledImage:
 def pets(root: Path) -> list[LabelledImage]:
     """Oxford-IIIT Pet, the 3669 test images: annotations/test.txt has lines "NAME CLASS(1-based) SPECIES BREED"."""
     base = _base(root, "oxford-iiit-pet", "annotations/test.txt")
-    rows = [line.split() for line in _lines(base / "annotations" / "test.txt")]
-    return _listed(base / "images", ((f"{row[0]}.jpg", int(row[1]) - 1) for row in rows))
+    with _read_whole(base):
+        rows = [line.split() for line in _lines(base / "annotations" / "test.txt")]
+        return _listed(base / "images", ((f"{row[0]}.jpg", int(row[1]) - 1) for row in rows))
 
 
 def flowers(root: Path) -> list[LabelledImage]:
     """Flowers-102, the 6149 test images: setid.mat lists them (`tstid`), imagelabels.mat has the 1-based classes."""
-    from scipy.io import loadmat  # slow to import
-
     base = _base(root, "flowers-102", "setid.mat")
-    try:
-        numbers = loadmat(base / "setid.mat", squeeze_me=True)["tstid"].tolist()
-        labels = loadmat(base / "imagelabels.mat", squeeze_me=True)["labels"].tolist()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{base} has no readable setid.mat and imagelabels.mat ({error}); unpack the set anew"
-        ) from error
-    return _listed(base / "jpg", ((f"image_{number:05d}.jpg", labels[number - 1] - 1) for number in numbers))
+    with _read_whole(base):
+        numbers = _matlab(base / "setid.mat", "tstid")
+        labels = _matlab(base / "imagelabels.mat", "labels")
+        return _listed(base / "jpg", ((f"image_{number:05d}.jpg", labels[number - 1] - 1) for number in numbers))
 
 
 def food(root: Path) -> list[LabelledImage]:
     """Food-101, the 25250 test images: meta/test.json maps each class to its images; class ids by sorted name."""
     base = _base(root, "food-101", "meta/test.json")
-    listed = json.loads((base / "meta" / "test.json").read_text("utf-8"))
-    order = {name: c for c, name in enumerate(sorted(listed))}
-    rows = ((f"{image}.jpg", order[name]) for name, images in listed.items() for image in images)
-    return _listed(base / "images", rows)
+    with _read_whole(base):
+        listed = _json(base / "meta" / "test.json")
+        order = {name: c for c, name in enumerate(sorted(listed))}
+        rows = ((f"{image}.jpg", order[name]) for name, images in listed.items() for image in images)
+        return _listed(base / "images", rows)
 
 
 def aircraft(root: Path) -> list[LabelledImage]:
     """FGVC-Aircraft, the 3333 test images by variant: data/images_variant_test.txt has lines "NAME VARIANT"."""
     base = _base(root, "fgvc-aircraft-2013b", "data/variants.txt") / "data"
-    order = {variant: c for c, variant in enumerate(_lines(base / "variants.txt"))}
-    rows = (line.split(maxsplit=1) for line in _lines(base / "images_variant_test.txt"))
-    return _listed(base / "images", ((f"{name}.jpg", order[variant]) for name, variant in rows))
+    with _read_whole(base):
+        order = {variant: c for c, variant in enumerate(_lines(base / "variants.txt"))}
+        rows = (line.split(maxsplit=1) for line in _lines(base / "images_variant_test.txt"))
+        return _listed(base / "images", ((f"{name}.jpg", order[variant]) for name, variant in rows))
 
 
 def objectnet_numbers(base: Path) -> dict[str, tuple[int, ...]]:
@@ -71,7 +70,7 @@ def objectnet_numbers(base: Path) -> dict[str, tuple[int, ...]]:
     Several classes of ImageNet may be one of ObjectNet (analog clock and digital clock: alarm clock). Raises UserError
     for a file that is missing or of another form.
     """
-    try:
+    with _read_whole(base):
         labels = _json(base / "folder_to_objectnet_label.json")
         names = _json(base / "objectnet_to_imagenet_1k.json")
         lines = {int(line): int(number) for number, line in _json(base / "pytorch_to_imagenet_2012_id.json").items()}
@@ -81,8 +80,6 @@ def objectnet_numbers(base: Path) -> dict[str, tuple[int, ...]]:
             for folder, label in labels.items()
             if label in names
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the files of {base} do not fit each other ({error!r}); unpack the set anew") from error
 
 
 def folder_images(base: Path, classes: Mapping[str, int], others: str = "refuse") -> list[LabelledImage]:
@@ -125,6 +122,17 @@ def first_folder(root: Path, *names: str) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
+@contextmanager
+def _read_whole(base: Path) -> Iterator[None]:
+    """UserError for lists of a set that are cut short or of another form."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"the files of {base} do not fit each other ({error!r}); unpack the set anew") from error
+
+
 def _base(root: Path, name: str, evidence: str) -> Path:
     """`root / name` or `root`, whichever holds the file `evidence`."""
     for base in (root / name, root):
@@ -141,6 +149,17 @@ def _listed(folder: Path, rows: Iterable[tuple[str, int]]) -> list[LabelledImage
     if missing is not None:
         raise UserError(f"{missing} is in the list of test images but not on disk; unpack the set anew")
     return images
+
+
+def _matlab(path: Path, name: str) -> list[int]:
+    """A vector in a file of Matlab. Raises ValueError for a broken file."""
+    from scipy.io import loadmat  # slow to import
+    from scipy.io.matlab import MatReadError
+
+    try:
+        return loadmat(path, squeeze_me=True)[name].tolist()
+    except (MatReadError, zlib.error) as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _json(path: Path) -> Any:

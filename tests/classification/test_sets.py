@@ -17,6 +17,7 @@ from perception.classification import sets
 from perception.classification.presets import PRESETS
 from perception.classification.sets import SETS, classification_set
 from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset
+from perception.data.classification_sets import objectnet_numbers
 from perception.errors import UserError
 
 
@@ -352,3 +353,30 @@ def test_bad_sets_get_one_sentence(tmp_path):
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"no idx file")
     with pytest.raises(UserError, match="does not begin as an IDX file of unsigned bytes"):
         classification_set("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "file", "content"),
+    [
+        ("pets", _pets, "oxford-iiit-pet/annotations/test.txt", b"Abyssinian_2"),
+        ("pets", _pets, "oxford-iiit-pet/annotations/test.txt", b"\xff\xfe"),
+        ("flowers", _flowers, "flowers-102/imagelabels.mat", b""),
+        ("food", _food, "food-101/meta/test.json", b'{"waffles": ["waf'),
+        ("food", _food, "food-101/meta/test.json", b"[1]"),
+        ("aircraft", _aircraft, "fgvc-aircraft-2013b/data/images_variant_test.txt", b"0000001 Zeppelin"),
+        ("aircraft", _aircraft, "fgvc-aircraft-2013b/data/images_variant_test.txt", b"0000001"),
+    ],
+)
+def test_broken_lists_get_one_sentence(name, make, file, content, tmp_path):
+    make(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"the files of .* do not fit each other \(.*\); unpack the set anew"):
+        classification_set(name, tmp_path)
+
+
+def test_a_missing_mapping_of_objectnet_is_named(tmp_path):
+    with pytest.raises(
+        UserError, match=r"folder_to_objectnet_label\.json does not exist; unpack the set anew$"
+    ) as caught:
+        objectnet_numbers(tmp_path)
+    assert "fit each other" not in str(caught.value)
