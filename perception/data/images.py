@@ -15,6 +15,7 @@ from perception.data.segmentation_folder import DAMAGED
 from perception.errors import UserError
 
 MIN_SIDE = 8  # pixels: one latent cell of the SD family
+_MOST_PIXELS = 178_956_970  # of an image, Pillow's own limit when it opens a file
 _16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow keeps it
 _INTERPOLATION = {
@@ -66,6 +67,9 @@ def image_tensor(
 
     "crop" scales until the image covers the target (torchvision's Resize, truncating the longer side), then cuts its
     centre (CenterCrop); filters are Pillow's, antialiased.
+
+    Raises:
+        UserError: the image is so elongated that it would be scaled to more than 179 million pixels.
     """
     if size is not None:
         image = _resized(image, (size, size) if isinstance(size, int) else size, fit, _INTERPOLATION[interpolation])
@@ -145,6 +149,11 @@ def _resized(image: Image.Image, size: tuple[int, int], fit: str, resample: Imag
         covering = (int(height * image.width / image.height), height)
     else:
         covering = (width, int(width * image.height / image.width))
+    if covering[0] * covering[1] > _MOST_PIXELS:
+        raise UserError(
+            f"an image of {image.width} x {image.height} pixels, scaled to cover {width} x {height}, would have "
+            f"{covering[0]} x {covering[1]}; cut it first, or squash it instead of cropping."
+        )
     if covering != image.size:
         image = image.resize(covering, resample)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)  # half to even, as CenterCrop

@@ -200,3 +200,12 @@ def test_the_hash_depends_on_dtype_shape_and_content():
 def test_nearest_size_is_a_multiple_of_64_and_never_zero():
     assert nearest_size(375, 1242) == (384, 1216) and nearest_size(8, 100) == (64, 128)
     assert nearest_size(30, 50, multiple=8) == (32, 48)
+
+
+def test_a_strip_is_not_scaled_beyond_what_can_be_held():
+    strip = Image.new("RGB", (40000, 8))
+    with pytest.raises(
+        UserError, match=r"40000 x 8 pixels, scaled to cover 512 x 512, would have 2560000 x 512; cut it"
+    ):
+        image_tensor(strip, 512)
+    assert image_tensor(strip, 512, fit="squash").shape == (3, 512, 512)
