@@ -121,7 +121,6 @@ def test_threads_share_one_store(tmp_path):
         for number in range(50):
             store.put(f"{thread}-{number}", entry(number))
             assert store.get(f"{thread}-{number}")["latent"][0] == -number
-            assert f"{1 - thread}-{number}" in store or True
 
     threads = [threading.Thread(target=work, args=(thread,)) for thread in range(2)]
     for thread in threads:
