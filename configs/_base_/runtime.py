@@ -1,7 +1,8 @@
 """What every run shares: logging, checkpoints, seed. Nothing here changes a result but the seed."""
 
-from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.runner import LogProcessor
+from perception.engine.training.checkpoints import CheckpointHook
 
 default_scope = "mmseg"
 default_hooks = {

@@ -7,14 +7,17 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
 from mmengine.config import Config
+from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from torch import nn
 
+from perception.data.files import TEMP_SUFFIX, explain_disk_errors, fsync_folder
 from perception.engine.training.precision import BFloat16OptimWrapper
 from perception.errors import UserError
 
@@ -41,6 +44,26 @@ class Runner(mmengine.runner.Runner):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"[\s\S]*avg_non_ignore")
             return super().build_model(model)
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """mmengine's, written beside its place, put on disk and renamed: whole, or the older file stays.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
+        place = Path(out_dir) / filename
+        beside = place.with_name(f".{filename}{TEMP_SUFFIX}")
+        with explain_disk_errors(place):
+            try:
+                super().save_checkpoint(out_dir, beside.name, *args, **kwargs)
+                with open(beside, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(beside, place)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
+            fsync_folder(place.parent)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:

@@ -1,0 +1,52 @@
+"""Checkpoints of training on a disk that fills up."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+
+from perception.engine.training.app import train
+from perception.engine.training.checkpoints import _PutOff
+from perception.engine.training.config import Overrides
+from perception.errors import UserError
+
+CONFIG = Path("configs/fpn/fpn_mini_camvid.py")
+
+
+def test_a_full_disk_costs_one_epoch(camvid_folder, small, tmp_path, monkeypatch, unformatted_configs):
+    """mmengine deletes the only checkpoint first: then there would be nothing to resume from."""
+    put = LocalBackend.put
+
+    def half(self, content, path):
+        if "epoch_2" not in Path(path).name:
+            return put(self, content, path)
+        Path(path).write_bytes(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    overrides = Overrides(small, str(camvid_folder), str(tmp_path / "run"))
+    with monkeypatch.context() as full, pytest.raises(UserError, match=r"No space left in .*: free space and run the"):
+        full.setattr(LocalBackend, "put", half)
+        train(CONFIG, overrides)
+    assert {path.name for path in (tmp_path / "run").glob("*.pth*")} == {"epoch_1.pth", "best_mIoU_epoch_1.pth"}
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert torch.load(tmp_path / "run" / "epoch_1.pth", weights_only=False)["meta"]["epoch"] == 1
+
+    train(CONFIG, overrides, resume=True)
+    assert [path.name for path in (tmp_path / "run").glob("epoch_*.pth")] == ["epoch_2.pth"]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [entry["epoch"] for entry in metrics["validation"]] == [1, 2]
+
+
+def test_files_are_deleted_later_unless_written_again(tmp_path):
+    paths = [str(tmp_path / name) for name in ("old", "again")]
+    backend = _PutOff(LocalBackend())
+    for path in paths:
+        Path(path).write_bytes(b"1")
+        backend.remove(path)
+    assert backend.isfile(paths[0])
+    backend.delete(spared=[None, paths[1]])
+    assert [backend.isfile(path) for path in paths] == [False, True]
