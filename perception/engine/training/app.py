@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from perception.data.files import write_atomic
+from perception.data.files import explain_disk_errors, write_atomic
 from perception.engine.training.artifact import read_artifact, read_weights
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
 from perception.engine.training.export import export_best
@@ -43,7 +43,9 @@ def train(
         UserError: mistakes in the config, bad data, or a work directory that holds another run.
     """
     config = load_config(config_file, overrides)
-    _check_work_dir(Path(config.work_dir), resume)
+    began_trained = config.get("load_from") is not None  # then what stays as it is comes trained
+    if _check_work_dir(Path(config.work_dir), resume):
+        config.load_from = None  # mmengine would resume from that file instead
     config.resume = resume
     average = [] if ema is None else [{"type": "EMAHook", "momentum": ema}]
     config.custom_hooks = [*(config.get("custom_hooks") or []), _metrics_file(config), *_HOOKS, *average]
@@ -53,7 +55,7 @@ def train(
         preflight(config, ("train_dataloader", "val_dataloader"))
         complete_model(config)
         runner = Runner.from_cfg(config)
-        if config.get("load_from") is None:  # else what stays as it is comes trained
+        if not began_trained:
             _check_training(runner)
         with _guarded(runner):
             runner.train()
@@ -76,6 +78,7 @@ def test(
     """
     config = load_config(config_file, overrides)
     config.work_dir = overrides.work_dir or str(Path(config.work_dir) / "test")
+    _make_folder(Path(config.work_dir))
     if task_of(config) in ("the source style", "control"):
         raise UserError(
             f"{config_file} trains a generator, whose validations are in metrics.json of its work directory; make"
@@ -145,9 +148,26 @@ def _check_training(runner: Runner) -> None:
             check_training(module)
 
 
-def _check_work_dir(work_dir: Path, resume: bool) -> None:
-    if (work_dir / "last_checkpoint").exists() and not resume:
+def _check_work_dir(work_dir: Path, resume: bool) -> bool:
+    """Whether there is a run to continue. Makes the folder; UserError where that fails or a run may not continue."""
+    _make_folder(work_dir)
+    mark = work_dir / "last_checkpoint"
+    if not mark.exists():
+        return False
+    if not resume:
         raise UserError(f"{work_dir} already holds a run; add --resume to continue it, or choose another --work-dir")
+    newest = mark.read_text().strip()
+    if not Path(newest).is_file():
+        raise UserError(
+            f"{mark} names the checkpoint {newest!r}, which is not there; write the path of one that is into that file,"
+            " or choose another --work-dir"
+        )
+    return True
+
+
+def _make_folder(path: Path) -> None:
+    with explain_disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _for_testing(config: Config) -> Config:

@@ -50,3 +50,27 @@ def test_files_are_deleted_later_unless_written_again(tmp_path):
     assert backend.isfile(paths[0])
     backend.delete(spared=[None, paths[1]])
     assert [backend.isfile(path) for path in paths] == [False, True]
+
+
+def test_resuming_prefers_the_newest_checkpoint_to_load_from(camvid_folder, small, tmp_path, unformatted_configs):
+    """Epoch 1 of a run that began from other weights; mmengine would begin again from those."""
+    options = [*small, "train_cfg.max_epochs=1"]
+    train(CONFIG, Overrides(options, str(camvid_folder), str(tmp_path / "first")))
+    options.append(f"load_from={tmp_path / 'first' / 'best_mIoU_epoch_1.pth'}")
+    train(CONFIG, Overrides(options, str(camvid_folder), str(tmp_path / "second")))
+    options.append("train_cfg.max_epochs=2")
+    train(CONFIG, Overrides(options, str(camvid_folder), str(tmp_path / "second")), resume=True)
+    log = next(iter(sorted((tmp_path / "second").glob("*/*.log"))[1:])).read_text()
+    assert f"Load checkpoint from {tmp_path / 'second' / 'epoch_1.pth'}" in log
+    assert "Epoch(train) [1]" not in log
+
+
+def test_a_work_dir_that_cannot_be_used(camvid_folder, small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file cannot be written .*; choose another output folder"):
+        train(CONFIG, Overrides(small, str(camvid_folder), str(tmp_path / "file")))
+    (tmp_path / "last_checkpoint").write_text("/moved/epoch_3.pth")
+    with pytest.raises(
+        UserError, match="names the checkpoint '/moved/epoch_3.pth', which is not there; write the path"
+    ):
+        train(CONFIG, Overrides(small, str(camvid_folder), str(tmp_path)), resume=True)
