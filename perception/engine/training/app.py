@@ -132,7 +132,7 @@ def _guarded(runner: Runner) -> Iterator[None]:
 
 def _metrics_file(config: Config) -> dict[str, Any]:
     """The hook that picks the best validation by what the checkpoint hook picks it by: one figure, by its name."""
-    chosen = config.default_hooks.get("checkpoint") or {}
+    chosen = (config.get("default_hooks") or {}).get("checkpoint") or {}
     key, rule = chosen.get("save_best") or "mIoU", chosen.get("rule") or "greater"
     if not isinstance(key, str) or key == "auto":
         raise UserError(

@@ -35,25 +35,34 @@ def load_config(path: str | Path, overrides: Overrides | None = None) -> Config:
     """Read, override, check and complete a config; types become dotted names and helper variables drop out.
 
     Raises:
-        UserError: the file is missing or no Python, or, all together: keys that no constructor takes, types that
-            do not exist, overrides and variables that change nothing.
+        UserError: the file is missing or fails as Python, or, all together: keys that no constructor takes, types that
+            do not exist, overrides and variables that change nothing, and no model.
     """
     path, overrides = Path(path), overrides or Overrides()
     mistakes = [
         f"{name}: {reason}, so setting it changes nothing; {nearest(name, RUNNER_KEYS)}"
         for name, reason in sorted(unread_variables(path, RUNNER_KEYS).items())
     ]
-    config = Config.fromfile(path)
+    config = _executed(path)
     options = parse_options(overrides.options)
     wrong_options = option_mistakes(config.to_dict(), options)
     if not wrong_options:
         config.merge_from_dict(options)
     plain = {key: value for key, value in config.to_dict().items() if key in RUNNER_KEYS}
-    _raise_together(path, mistakes + wrong_options + config_mistakes(plain))
+    absent = [] if "model" in plain else ["model: is missing; configs/README.md lists configs to start from"]
+    _raise_together(path, mistakes + wrong_options + config_mistakes(plain) + absent)
     if overrides.data_root is not None:
         _set_data_root(plain, overrides.data_root)
     plain["work_dir"] = overrides.work_dir or plain.get("work_dir") or str(Path("runs") / path.stem)
     return Config(plain, filename=str(path))
+
+
+def _executed(path: Path) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # whatever a Python file may raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"the config {path} cannot be read ({type(error).__name__}: {reason}); correct it") from error
 
 
 def complete_model(config: Config) -> None:

@@ -35,6 +35,8 @@ def _parse(path: Path) -> ast.Module:
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise UserError(f"the config {path} does not exist; check the path (configs/README.md lists them)") from error
+    except (OSError, ValueError) as error:  # a folder, or no text
+        raise UserError(f"the config {path} cannot be read ({error}); expected a Python file") from error
     except SyntaxError as error:
         raise UserError(f"the config {path} is no valid Python: {error.msg} in line {error.lineno}") from error
 

@@ -71,6 +71,6 @@ def test_a_work_dir_that_cannot_be_used(camvid_folder, small, tmp_path):
         train(CONFIG, Overrides(small, str(camvid_folder), str(tmp_path / "file")))
     (tmp_path / "last_checkpoint").write_text("/moved/epoch_3.pth")
     with pytest.raises(
-        UserError, match="names the checkpoint '/moved/epoch_3.pth', which is not there; write the path"
+        UserError, match=r"names the checkpoint '/moved/epoch_3.pth', which is not there; write the path"
     ):
         train(CONFIG, Overrides(small, str(camvid_folder), str(tmp_path)), resume=True)

@@ -105,6 +105,24 @@ def test_missing_and_broken_files(tmp_path):
         load_config(tmp_path / "broken.py")
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xff\xfe\x00", r"cannot be read \('utf-8' codec can't decode .*\); expected a Python file"),
+        (b"model = 1 / 0\n", r"cannot be read \(ZeroDivisionError: division by zero\); correct it"),
+        (b"_base_ = ['./none.py']\n", r"cannot be read \(FileNotFoundError: .*none.py'\); correct it"),
+        (b"", r"has a mistake:\n  model: is missing; configs/README.md lists configs to start from"),
+    ],
+)
+def test_configs_that_are_none(tmp_path, content, sentence):
+    path = tmp_path / "config.py"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        load_config(path)
+    with pytest.raises(UserError, match=r"cannot be read .*; expected a Python file"):
+        load_config(tmp_path)
+
+
 def test_variables_that_change_nothing(tmp_path):
     (tmp_path / "base.py").write_text("crop = (8, 8)\nmodel = dict(size=crop)\nunused = 1\n")
     child = tmp_path / "child.py"
