@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -45,7 +46,7 @@ class MetricsFile(Hook):
 
     def _score(self, entry: dict[str, Any]) -> float:
         value = entry.get(self.key)
-        return float("-inf") if value is None else self.sign * value
+        return float("-inf") if value is None or math.isnan(value) else self.sign * value
 
 
 @HOOKS.register_module()
