@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,12 +29,14 @@ COMMANDS = {
     "convert": "perception.commands.convert",
     "world": "perception.commands.world",
 }
+ANEW = ("adapt", "convert", "world")  # what was interrupted keeps nothing
 USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (2: bad input, 130: interrupted, 141: nobody reads)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _print_any_name()
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()
@@ -43,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), USAGE_ERROR)
     except KeyboardInterrupt:
-        return _complain("interrupted; run the same command again to resume.", INTERRUPTED)
+        again = "start over" if arguments and arguments[0] in ANEW else "resume"
+        return _complain(f"interrupted; run the same command again to {again}.", INTERRUPTED)
     except BrokenPipeError:  # `perception ... | head`; Python's flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
@@ -76,6 +80,12 @@ def _dispatch(arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     return module.run(parser.parse_args(arguments[1:]))
+
+
+def _print_any_name() -> None:
+    """File names that are no UTF-8 are printed with escapes, where the locale would refuse them."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _help() -> str:

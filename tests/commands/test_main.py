@@ -15,13 +15,13 @@ from perception.commands.main import COMMANDS, main
 from perception.errors import PromptTooLongError, UserError
 
 
-def run_with(monkeypatch, error):
+def run_with(monkeypatch, error, command="store"):
     def run(args):
         raise error
 
     module = SimpleNamespace(SUMMARY="a test", EXAMPLES="", add_arguments=lambda parser: None, run=run)
     monkeypatch.setattr(program, "import_module", lambda path: module)
-    return main(["store"])
+    return main([command])
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -82,7 +82,17 @@ def test_errors_are_one_sentence_on_stderr(monkeypatch, capsys):
     assert capsys.readouterr().err == "perception: 'a b'... has 90 tokens and 77 fit; shorten it.\n"
     assert run_with(monkeypatch, KeyboardInterrupt()) == 130
     assert "interrupted; run the same command again to resume" in capsys.readouterr().err
+    assert run_with(monkeypatch, KeyboardInterrupt(), "adapt") == 130
+    assert "interrupted; run the same command again to start over" in capsys.readouterr().err
     assert run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "/full/x")) == 2
     assert "No space left (/full/x): free space and run the same command again" in capsys.readouterr().err
     with pytest.raises(OSError, match="Input/output"):
         run_with(monkeypatch, OSError(errno.EIO, "Input/output error"))
+
+
+def test_names_that_are_no_utf8_are_printed():
+    """As in a locale such as en_US.UTF-8, whose standard output is strict."""
+    script = "import sys; from perception.commands.main import main; main(['--help']); print('bad\\udcff.png')"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.endswith("bad\\udcff.png\n"), done.stderr
