@@ -55,6 +55,7 @@ class SceneFiles:
     def prepare(self, item: Item) -> Scene:
         """Read a label map and compose its scene; UserError where it does not fit the classes or the crop."""
         sample = self.samples[item.id]
+        _check_name(sample)
         labels = _guarded(sample.path, lambda: read_label_map(sample.path, self.generator.vocabulary))
         return self.generator.composer(
             labels,
@@ -145,6 +146,14 @@ def read_control(path: Path, channels: int) -> np.ndarray:
                 "channels; save it as grey (one channel) or RGB (three)"
             )
     return planes / np.float32(scale)
+
+
+def _check_name(sample: Sample) -> None:
+    """UserError for a file name that the list of samples and the seed cannot be made of."""
+    try:
+        sample.id.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name of the label map {sample.path} is no UTF-8 text; rename the file") from error
 
 
 def _traced(path: Path) -> dict[str, str]:
