@@ -101,9 +101,11 @@ def _of_files(args: argparse.Namespace, templates: list[str] | None) -> Comparis
 
 
 def _items(args: argparse.Namespace, evaluate: bool) -> list[Item]:
-    from perception.engine.items import image_items, labelled_items
+    from perception.engine.items import check_out, image_items, labelled_items
 
     images: list[str] = args.images
+    if getattr(args, "error_maps", False) or evaluate:
+        check_out(images, args.out)
     if not evaluate:
         return image_items(images, args.out)
     if len(images) == 1 and Path(images[0]).is_dir():

@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
     _check_told(artifact, args.room, args.text)
     from perception.commands.depth_job import depth_line
     from perception.commands.results import plan_files, run_files
-    from perception.engine.items import image_items
+    from perception.engine.items import check_out, image_items
 
+    check_out(args.images, args.out)
     items = image_items(args.images, args.out)
     build = partial(_job, args, artifact)
     if args.dry_run:

@@ -59,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     _check_words(artifact, args.text, args.classes)
     from perception.commands.results import run_files
     from perception.commands.segment_job import referring_line, semantic_line
-    from perception.engine.items import image_items
+    from perception.engine.items import check_out, image_items
 
+    check_out(args.images, args.out)
     items = image_items(args.images, args.out)
     build = partial(_referring if args.text else _semantic, args, artifact)
     if args.dry_run:

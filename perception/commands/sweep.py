@@ -85,9 +85,10 @@ def _items(args: argparse.Namespace) -> list[Item]:
     refuse_without_dataset(args)
     if args.folder is None:
         raise UserError("there is nothing to probe; name a folder with a sub-folder per class, or --dataset NAME")
-    from perception.engine.items import labelled_items
+    from perception.engine.items import check_out, labelled_items
 
-    return labelled_items(args.folder)
+    check_out([args.folder], args.out)
+    return labelled_items(args.folder, args.out)
 
 
 def table(cells: Sequence[Cell]) -> str:

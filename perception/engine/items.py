@@ -41,6 +41,16 @@ def image_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[I
     return [Item(id=key, path=by_id[key]) for key in sorted(by_id)]
 
 
+def check_out(inputs: Sequence[str | Path], out: Path | None) -> None:
+    """UserError where OUT is an input folder: the next run would take the pictures that this one writes for inputs."""
+    for path in inputs:
+        if out is not None and Path(path).is_dir() and os.path.realpath(path) == os.path.realpath(out):
+            raise UserError(
+                f"--out {out} is the folder of the images, to which the job's own pictures would be added; choose "
+                "another one, such as a sub-folder."
+            )
+
+
 def labelled_items(folder: str | Path, out: Path | None = None) -> list[Item]:
     """The images of a folder with one class per sub-folder; the label is the sub-folder's name.
 

@@ -297,3 +297,8 @@ def test_without_a_model_the_missing_one_is_named(photos, monkeypatch, tmp_path,
     monkeypatch.setattr("perception.commands.models.SHIPPED", tmp_path)
     assert main(["segment", str(photos), "--text", "a car"]) == 2
     assert "this installation has no referring one; add --model FOLDER." in capsys.readouterr().err
+
+
+def test_out_among_the_photos_would_be_read_the_next_time(segment, photos, capsys):
+    assert segment("--out", photos) == 2
+    assert "is the folder of the images, to which the job's own pictures would be added" in capsys.readouterr().err

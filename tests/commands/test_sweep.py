@@ -130,3 +130,10 @@ def test_a_folder_or_a_data_set(run, folder, monkeypatch, arguments, sentence):
     monkeypatch.chdir(folder)
     status, _, complaint = run(*arguments)
     assert (status, sentence in complaint) == (2, True)
+
+
+def test_out_may_lie_in_the_folder(run, folder):
+    """Its picture was a class of one image to the next run."""
+    arguments = ("--taps", "latent", "--timesteps", "50", "--out", folder / "sweep")
+    assert run(folder, *arguments)[0] == 0
+    assert run(folder, *arguments)[0] == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from perception.engine import image_items, labelled_items
+from perception.engine.items import check_out
 from perception.errors import UserError
 
 
@@ -97,3 +98,11 @@ def test_folders_without_classes_are_one_sentence(tmp_path):
         labelled_items(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         labelled_items(tmp_path / "loose.png")
+
+
+def test_out_is_no_input_folder(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for out in (None, tmp_path, tmp_path / "photos" / "out"):
+        check_out([tmp_path / "photos", tmp_path / "a.png"], out)
+    with pytest.raises(UserError, match=r"--out .*photos is the folder of the images, to which .*; choose another one"):
+        check_out([tmp_path / "photos" / ".." / "photos"], tmp_path / "photos")
