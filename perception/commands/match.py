@@ -142,12 +142,10 @@ def _options(args: argparse.Namespace) -> MatchOptions:
 
 def _plan(args: argparse.Namespace, items: list[Item], captions: dict[str, tuple[str, ...]]) -> str:
     from perception.commands.match_job import CaptionMatching, plan_match
-    from perception.engine.manifest import DONE, read_manifest
+    from perception.engine.plan import unfinished
 
     job = CaptionMatching(load_backbone_from(args), _options(args), captions)
-    records = read_manifest(args.out) if args.out is not None else []
-    done = {record["id"] for record in records if record["status"] == DONE}
-    return plan_match(job, [item for item in items if item.id not in done]).render()
+    return plan_match(job, unfinished(items, args.out)).render()
 
 
 def _run(

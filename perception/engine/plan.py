@@ -87,13 +87,18 @@ def plan(
 
 def remaining(items: Iterable[Item], out: Path | None) -> int:
     """How many items have no finished line below `out` yet (file contents are not compared)."""
+    return len(unfinished(items, out))
+
+
+def unfinished(items: Iterable[Item], out: Path | None) -> list[Item]:
+    """The items that have no finished line below `out` yet, in a manifest or a part that a killed run left."""
     finished: set[str] = set()
     for path in [manifest_path(out), *part_paths(out)] if out is not None else []:
         reader = ManifestReader(path)
         for key in reader.offsets:
             (finished.add if (reader.get(key) or {}).get("status") == DONE else finished.discard)(key)
         reader.close()
-    return sum(item.id not in finished for item in items)
+    return [item for item in items if item.id not in finished]
 
 
 def _memory(device: torch.device, *, peak: bool) -> float:

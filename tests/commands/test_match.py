@@ -16,6 +16,7 @@ from perception.classification.transforms import INTERPOLATIONS, ClassifierTrans
 from perception.commands import match
 from perception.commands.main import main
 from perception.data.images import read_image
+from perception.engine.manifest import encode_line, part_path
 from perception.metrics.matching import PairScores, normalised
 
 QUICK = ("--size", "64", "--samples", "3", "--device", "cpu", "--no-progress")
@@ -149,6 +150,13 @@ def test_dry_run_counts_and_writes_nothing(run, folder, tmp_path):
     assert status == 0
     assert f"denoiser evaluations  {4 * 3 * 3}" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_counts_what_a_killed_run_finished(run, folder):
+    (folder / "killed").mkdir()
+    part_path(folder / "killed", 0).write_bytes(encode_line({"id": "0.png", "status": "done"}))
+    arguments = (folder / "images", "--captions", folder / "captions.txt", "--dry-run")
+    assert "items  3" in run(*arguments, out=folder / "killed")[1]
 
 
 def test_a_long_caption_stops_the_job_unless_it_may_be_cut(run, folder):
