@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Learn and write; raises UserError before the model is loaded where the images have no class."""
     if args.out.exists():
         raise UserError(f"{args.out} exists already; choose another output file or delete it")
+    _check_writable(args.out)
     args.evaluate = True
     comparison = read_comparison(args)
     losses: list[float] = []
@@ -67,6 +69,16 @@ def run(args: argparse.Namespace) -> int:
         f"next: perception classify IMAGES --class-tokens {args.out} --out RESULTS, with the same classes and backbone"
     )
     return 0
+
+
+def _check_writable(out: Path) -> None:
+    """UserError where the file could not be written once everything is learned."""
+    from perception.data.files import explain_disk_errors
+
+    with explain_disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
 
 
 def _learn(args: argparse.Namespace, comparison: Comparison, losses: list[float]) -> ClassTokens:

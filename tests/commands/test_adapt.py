@@ -68,6 +68,13 @@ def test_what_cannot_be_learned_from(learn, folder, tmp_path, capsys):
     assert not out[1].exists()
 
 
+def test_an_out_that_cannot_be_written_costs_no_training(learn, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt, "_learn", lambda *arguments: pytest.fail("it was learned first"))
+    (tmp_path / "file").touch()
+    status, _, complaint = learn(folder, "--out", tmp_path / "file" / "t.safetensors")
+    assert (status, "cannot be written" in complaint) == (2, True)
+
+
 def test_the_choices_of_the_help_are_those_of_the_library():
     parser = argparse.ArgumentParser()
     adapt.add_arguments(parser)
