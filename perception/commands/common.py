@@ -128,6 +128,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def natural_int(text: str) -> int:
+    """An argparse type: a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 0")
+    return value
+
+
 def comma_list(text: str) -> tuple[str, ...]:
     """An argparse type: 'a,b,c' as ('a', 'b', 'c'), without empty parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import comma_list, positive_int
+from perception.commands.common import comma_list, natural_int, positive_int
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("objects", "scenes", "sheet"), help="kind of pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder; for a sheet the PNG file")
     parser.add_argument("--count", type=positive_int, default=100, help="pictures (default: %(default)s)")
-    parser.add_argument("--first", type=int, default=0, metavar="INDEX", help="index of the first picture (default: 0)")
-    parser.add_argument("--seed", type=int, default=2, help="0 training, 1 validation, 2 test stream (default: 2)")
+    parser.add_argument(
+        "--first", type=natural_int, default=0, metavar="INDEX", help="index of the first picture (default: 0)"
+    )
+    parser.add_argument(
+        "--seed", type=natural_int, default=2, help="0 training, 1 validation, 2 test stream (default: 2)"
+    )
     parser.add_argument("--classes", type=comma_list, metavar="A,B", help="objects: their classes (default: ten)")
     parser.add_argument("--domains", type=comma_list, metavar="A,B", help="scenes: drawn in turn (default: all five)")
     parser.add_argument("--size", type=positive_int, default=128, help="height in pixels (default: %(default)s)")

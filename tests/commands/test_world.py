@@ -36,3 +36,10 @@ def test_scenes_come_with_labels_depth_and_captions(tmp_path: Path) -> None:
 def test_an_unknown_domain_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", "scenes", "--out", str(tmp_path), "--domains", "hail"]) == 2
     assert "unknown domain 'hail'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--first", "--seed"])
+def test_negative_numbers_are_no_place_in_a_stream(option: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["world", "objects", "--out", str(tmp_path), option, "-1"])
+    assert f"argument {option}: -1 is not at least 0" in capsys.readouterr().err
