@@ -130,7 +130,8 @@ def _scaled(value: float, base: int, unit: str) -> str:
     while value >= base and step < len(prefixes) - 1:
         value, step = value / base, step + 1
     infix = "i" if base == 1024 and step else ""
-    return f"{value:.3g} {prefixes[step]}{infix}{unit}"
+    number = f"{value:.3g}" if value < 1000 else f"{value:.0f}"  # 1003 MiB, not 1e+03
+    return f"{number} {prefixes[step]}{infix}{unit}"
 
 
 def _duration(seconds: float) -> str:

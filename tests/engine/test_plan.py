@@ -27,6 +27,7 @@ def test_a_plan_reads_well():
     for part in ("100000", "200000", "324 PFLOP", "about 6.5 GiB", "1.5 TiB", "about 20 h 17 min"):
         assert part in text
     assert "512 B" in CostPlan(1, 0, 512, 1, 60, 1).render() and "about 60 s" in CostPlan(1, 0, 1, 1, 60, 1).render()
+    assert "about 1003 MiB" in CostPlan(1, 0, 1003 * 2**20, 1, 60, 1).render()
     assert "about 10 min" in CostPlan(1, 0, 1, 1, 600, 1).render()
 
 
