@@ -11,9 +11,12 @@ python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from perception.errors import UserError
 
 ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "training_step", "epochs", "waterfall")
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -47,9 +50,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line per comparison."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line per comparison; 0, or 2 with one sentence on stderr."""
     args = parse(argv)
+    try:
+        compare(args)
+    except UserError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmark: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Measure the backbone, or one of random weights that is made for the occasion."""
     if args.backbone != "random-sd1":
         return measure(args)
     from perception.engine.geometry import write_stable_diffusion_1
@@ -99,4 +115,4 @@ def measure(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

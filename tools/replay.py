@@ -66,7 +66,7 @@ def compare(args: argparse.Namespace) -> None:
         row = summarise(rule, images)
         reference = reference or row.evaluations
         print(
-            f"{name:<28} {row.evaluations:11.1f} {'1/%.1f' % (reference / row.evaluations):>9} {row.most:6d} "
+            f"{name:<36} {row.evaluations:11.1f} {'1/%.1f' % (reference / row.evaluations):>9} {row.most:6d} "
             f"{shown(row.accuracy):>9} {shown(row.agreement):>8} {shown(row.agreement_all):>10}",
             flush=True,
         )

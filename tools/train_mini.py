@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from perception.errors import UserError
 
 STAGES = ("corpus", "autoencoder", "denoiser", "export", "report")
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent / "perception" / "backbones" / "mini"
@@ -45,9 +48,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the chosen stages in order."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the chosen stages; 0, or 2 with one sentence on stderr."""
     args = parse(argv)
+    try:
+        run(args)
+    except UserError as error:
+        print(f"train_mini: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train_mini: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the chosen stages in order."""
     from perception.engine.mini.recipe import MiniRecipe
 
     started = time.monotonic()
@@ -82,4 +98,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -91,6 +91,8 @@ def test_the_tool_prints_one_line_per_rule(tiny_sd, tmp_path, capsys):
     assert tool.main([str(out), "--keep", "1,1", "--confidence", "0.9"]) == 0
     printed = capsys.readouterr().out
     assert "fixed 2,20 keep 1,1 " in printed
+    lines = printed.splitlines()[2:]
+    assert len({len(line) for line in lines}) == 1  # the columns stand below their names
     assert "2 images, 2 classes, 2 prompts, grid of 20" in printed
     assert [line.split()[0] for line in printed.splitlines()[3:]] == [
         "fixed", "exhaustive", "successive_halving", "racing", "paired_t", "confseq",

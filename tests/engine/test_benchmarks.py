@@ -1,5 +1,7 @@
 """The benchmark compares what it says: fewer FLOPs, equal results."""
 
+import runpy
+
 from perception.backbones import DiffusionBackbone
 from perception.engine import benchmarks
 
@@ -18,3 +20,9 @@ def test_shortcuts_save_flops_and_change_nothing(tiny_backbone: DiffusionBackbon
     assert rows[3].flop_ratio < 1 and rows[4].flop_ratio < 0.8 and rows[5].flop_ratio < 1
     assert [row.evaluations for row in rows] == [2, 4, 6, 2, 3, 2]
     assert rows[0].name in rows[0].render()
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(capsys):
+    tool = runpy.run_path("tools/benchmark.py")
+    assert tool["main"](["--backbone", "nowhere", "--rows", "early_stop"]) == 2
+    assert capsys.readouterr().err.startswith("benchmark: the model folder nowhere does not exist")

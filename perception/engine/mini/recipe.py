@@ -55,6 +55,8 @@ class MiniRecipe:
     def __post_init__(self) -> None:
         if self.threads:
             torch.set_num_threads(self.threads)
+        if self.start is not None and not self.start.is_dir():
+            raise UserError(f"{self.start} is no folder; --start takes an exported one, such as the package's mini")
 
     def corpus(self) -> Corpus:
         """The training pictures (rendered at the first call)."""

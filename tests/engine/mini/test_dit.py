@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +265,10 @@ def test_the_shipped_model_labels_silhouettes() -> None:
     pictures = torch.stack([_silhouette(rectangles) for rectangles in SILHOUETTES.values()])
     chosen = score_table(model, latents_of(pictures), even_timesteps(40)).mean(2).argmin(1)
     assert [CLASSES[number] for number in chosen] == list(SILHOUETTES)
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tool = runpy.run_path("tools/train_mini_dit.py")["main"]
+    assert tool(["--work", str(tmp_path), "--stages", "export"]) == 2
+    assert "train_mini_dit: " in (error := capsys.readouterr().err)
+    assert "holds no tune.pt; make it first with --stages tune" in error

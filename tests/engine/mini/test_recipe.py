@@ -1,5 +1,6 @@
 """The making of `mini`, end to end in miniature: every stage runs, resumes, and ends in a folder that loads."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,12 @@ def test_averaged_weights_follow() -> None:
         module.weight += 1
     average.update(module)  # decay min(0.5, 2/11) = 2/11
     assert average.module.weight.item() == pytest.approx(start + 9 / 11)
+
+
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tool = runpy.run_path("tools/train_mini.py")["main"]
+    assert tool(["--work", str(tmp_path), "--stages", "export"]) == 2
+    assert "train_mini: " in (error := capsys.readouterr().err)
+    assert "holds no autoencoder.pt; train it first" in error
+    assert tool(["--start", str(tmp_path / "none"), "--stages", "denoiser"]) == 2
+    assert "none is no folder; --start takes an exported one" in capsys.readouterr().err
