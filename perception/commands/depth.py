@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     items = image_items(args.images, args.out)
     build = partial(_job, args, artifact)
     if args.dry_run:
-        print(plan_files(build(), items, args.out, args.batch_size).render())
+        print(plan_files(build(), items, args.out).render())
         return 0
     return run_files(items, build, job_options(args), depth_line)
 

@@ -88,8 +88,10 @@ def run_files(
     return summary.exit_code
 
 
-def plan_files(job: FileJob, items: Sequence[Item], out: Path | None, batch_size: int = 1) -> CostPlan:
+def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPlan:
     """What the job would cost: its first readable image, measured and multiplied. Nothing is written.
+
+    A job of files takes them through the network one by one, whatever its batch size.
 
     Raises:
         UserError: no image can be read.
@@ -101,7 +103,7 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None, batch_size
     measured = measure(lambda: job([picture]), job.device)
     written = _LINE_BYTES + sum(map(len, outcome.files.values()))
     todo = remaining(items, out)
-    return plan(measured, todo, batch_size=batch_size, evaluations=job.evaluations, disk_bytes=written)
+    return plan(measured, todo, batch_size=1, evaluations=job.evaluations, disk_bytes=written)
 
 
 def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Any]:

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from perception.commands.results import plan_files
 
-        print(plan_files(build(), items, args.out, args.batch_size).render())
+        print(plan_files(build(), items, args.out).render())
         return 0
     return run_files(items, build, job_options(args), referring_line if args.text else semantic_line)
 

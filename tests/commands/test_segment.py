@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from perception.commands import results
 from perception.commands.main import main
+from perception.engine.plan import Measurement
 
 CLASSES = ["road", "sky", "traffic light"]
 PALETTE = [[128, 64, 128], [70, 130, 180], [250, 170, 30]]
@@ -297,6 +299,13 @@ def test_without_a_model_the_missing_one_is_named(photos, monkeypatch, tmp_path,
     monkeypatch.setattr("perception.commands.models.SHIPPED", tmp_path)
     assert main(["segment", str(photos), "--text", "a car"]) == 2
     assert "this installation has no referring one; add --model FOLDER." in capsys.readouterr().err
+
+
+def test_the_planned_memory_is_that_of_one_image(segment, monkeypatch, capsys):
+    """Images go through the network one by one."""
+    monkeypatch.setattr(results, "measure", lambda call, device: Measurement(1.0, 1.0, 0.0, 2.0**20))
+    assert segment("--dry-run", "--batch-size", "3") == 0
+    assert "memory  about 1 MiB" in capsys.readouterr().out
 
 
 def test_out_among_the_photos_would_be_read_the_next_time(segment, photos, capsys):
