@@ -94,4 +94,8 @@ def run(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("demo: interrupted; run it again to continue", file=sys.stderr)
+        sys.exit(130)
