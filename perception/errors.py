@@ -1,6 +1,9 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and how a tool ends with it."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 
 
 class UserError(ValueError):
@@ -19,3 +22,16 @@ class PromptTooLongError(UserError):
 
     def __reduce__(self) -> tuple[type, tuple[str]]:  # pickled by worker processes
         return type(self), (self.fact,)
+
+
+def exit_status(tool: str, work: Callable[[], object], again: str = "run the same command again to continue") -> int:
+    """Do the work of a script in tools/: 0, else one sentence on stderr and 2 (bad input) or 130 (Ctrl-C)."""
+    try:
+        work()
+    except UserError as error:
+        print(f"{tool}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted; {again}", file=sys.stderr)
+        return 130
+    return 0

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from perception.errors import UserError
+from perception.errors import exit_status
 
 ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "training_step", "epochs", "waterfall")
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -53,15 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per comparison; 0, or 2 with one sentence on stderr."""
     args = parse(argv)
-    try:
-        compare(args)
-    except UserError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmark: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("benchmark", lambda: compare(args), "run it again")
 
 
 def compare(args: argparse.Namespace) -> None:

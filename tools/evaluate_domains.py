@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from perception.errors import UserError
+from perception.errors import UserError, exit_status
 
 _EXAMPLES = """examples:
   python tools/evaluate_domains.py source=runs/s0/model,runs/s1/model generated=runs/g0/model,runs/g1/model \\
@@ -40,20 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, then import the training stack, then evaluate; 0, or 2 with one sentence on stderr."""
     args = build_parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         models = read_models(args.models)
         from perception.engine.training.domains import Evaluations, evaluate
 
         domains, seen = args.domains.split(","), [name for name in args.seen.split(",") if name]
         job = Evaluations(models, args.config, domains, args.out, seen, tuple(args.cfg_options))
         print(evaluate(job).markdown())
-    except UserError as error:
-        print(f"evaluate_domains: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate_domains: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("evaluate_domains", work)
 
 
 def read_models(arguments: list[str]) -> dict[str, list[Path]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.common import comma_ints
-from perception.errors import UserError
+from perception.errors import exit_status
 
 if TYPE_CHECKING:
     from perception.classification.schedule import StoppingRule
@@ -39,12 +39,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per rule; returns the exit status."""
-    try:
-        compare(parse(argv))
-    except UserError as error:
-        print(f"replay: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parse(argv)
+    return exit_status("replay", lambda: compare(args), "run it again")
 
 
 def compare(args: argparse.Namespace) -> None:

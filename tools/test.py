@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from perception.errors import UserError
+from perception.errors import exit_status
 
 _EXAMPLES = """examples:
   python tools/test.py configs/fpn/fpn_mini_camvid.py runs/fpn_mini_camvid/model --show-dir runs/camvid_pictures
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.no_flip and args.tta is None:
         parser.error("--no-flip leaves mirror images out of --tta; add --tta, or leave --no-flip out")
-    try:
+
+    def work() -> None:
         from perception.engine.training.app import test
         from perception.engine.training.config import Overrides
         from perception.engine.training.tta import VPD_RATIOS, Views
@@ -62,13 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
         views = None if args.tta is None else Views(tuple(args.tta) or VPD_RATIOS, flip=not args.no_flip)
         test(args.config, args.weights, overrides, args.show_dir, views)
-    except UserError as error:
-        print(f"test: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("test: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("test", work, "run it again")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from perception.errors import UserError
+from perception.errors import exit_status
 
 _EXAMPLES = """examples:
   python tools/train.py configs/fpn/fpn_mini_camvid.py --data-root data/camvid
@@ -54,19 +54,15 @@ def _share(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, then import the training stack, then train; 0, or 2 with one sentence on stderr."""
     args = build_parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         from perception.engine.training.app import train
         from perception.engine.training.config import Overrides
 
         overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
         train(args.config, overrides, resume=args.resume, amp=args.amp, ema=args.ema)
-    except UserError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train: interrupted; run the same command with --resume to continue", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("train", work, "run the same command with --resume to continue")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from perception.errors import UserError
+from perception.errors import exit_status
 
 STAGES = ("corpus", "autoencoder", "denoiser", "export", "report")
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent / "perception" / "backbones" / "mini"
@@ -51,15 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen stages; 0, or 2 with one sentence on stderr."""
     args = parse(argv)
-    try:
-        run(args)
-    except UserError as error:
-        print(f"train_mini: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train_mini: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("train_mini", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

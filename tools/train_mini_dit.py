@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from perception.errors import UserError
+from perception.errors import exit_status
 
 STAGES = ("train", "tune", "export", "report")
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent / "perception" / "backbones" / "mini-dit"
@@ -54,15 +54,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen stages; 0, or 2 with one sentence on stderr."""
     args = parse(argv)
-    try:
-        run(args)
-    except UserError as error:
-        print(f"train_mini_dit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train_mini_dit: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("train_mini_dit", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
