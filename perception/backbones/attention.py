@@ -112,12 +112,15 @@ def _exact(value: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False)
 
 
+PLACES = ("up", "down", "mid", "transformer")  # the blocks of a U-Net; all blocks of a transformer
+
+
 @dataclass(frozen=True)
 class AttentionSpec:
     """Which attention maps to take and how to average them."""
 
     kind: Literal["cross_attention", "self_attention"] = "cross_attention"
-    places: tuple[str, ...] = ("up", "down")  # of up, down, mid; averaged in this order (VPD: up first, then down)
+    places: tuple[str, ...] = ("up", "down")  # of PLACES; averaged in this order (VPD: up first, then down)
     max_size: int | None = None  # keep layers with h*w <= max_size^2 (latent cells); None: all
     heads: HeadReduction = "mean"  # over the heads of a layer
     merge: Literal["layer", "resolution", "all"] = "resolution"  # one map per layer, per stride, or a single one
@@ -134,8 +137,8 @@ class AttentionSpec:
                 raise UserError(
                     f"AttentionSpec.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
                 )
-        if not self.places or set(self.places) - {"up", "down", "mid"}:
-            raise UserError(f"AttentionSpec.places is {self.places!r}; expected some of up, down, mid")
+        if not self.places or not set(self.places) <= set(PLACES):
+            raise UserError(f"AttentionSpec.places is {self.places!r}; expected some of {', '.join(PLACES)}")
         if self.kind == "self_attention" and self.merge == "all":
             raise UserError("self-attention maps of different sizes have different tokens; use merge='resolution'")
 
@@ -161,7 +164,7 @@ def select_layers(spec: AttentionSpec, taps: Mapping[str, Tap], latent_size: tup
     if not names:
         raise UserError(
             f"no {spec.kind} layer of this backbone matches places={spec.places} and max_size={spec.max_size}; "
-            "raise max_size or name more places"
+            f"raise max_size or name more places ({', '.join(PLACES[:3])} of U-Nets, {PLACES[3]} of transformers)"
         )
     return names
 

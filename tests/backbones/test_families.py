@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perception.backbones import Condition, DiffusionBackbone, FeatureSpec, load_backbone
+from perception.backbones import AttentionSpec, Condition, DiffusionBackbone, FeatureSpec, load_backbone
 from perception.backbones.memory import RowMemory
 from perception.engine.extraction import image_size
 from perception.errors import UserError
@@ -353,3 +353,17 @@ def test_sizes_that_do_not_fit(backbone: DiffusionBackbone, latents: Tensor) -> 
     if type(backbone.unet).__name__ == "SD3Transformer2DModel":
         with pytest.raises(UserError, match=r"larger than this transformer's position table of 48x48 cells"):
             backbone.denoise(latents.new_zeros(1, latents.shape[1], 50, 48), 5, condition)
+
+
+def test_attention_maps_of_all_blocks_or_of_none(backbone, latents, noise):
+    condition = backbone.condition(prompts_of(backbone))
+    spec = AttentionSpec(places=("transformer",), merge="all")
+    if not any(tap.kind == spec.kind for tap in backbone.taps.values()):
+        with pytest.raises(UserError, match="no cross_attention layer of this backbone"):
+            backbone.attention_maps(latents, 1, condition, spec)
+        return
+    maps = backbone.attention_maps(latents, 1, condition, spec)["all"]
+    assert maps.shape == (3, condition.hidden.shape[1], *(side // 2 for side in latents.shape[-2:]))
+    torch.testing.assert_close(maps.sum(1), torch.ones_like(maps[:, 0]))
+    with pytest.raises(UserError, match="transformer of transformers"):
+        backbone.attention_maps(latents, 1, condition)
