@@ -78,7 +78,7 @@ def option_mistakes(config: Mapping[str, Any], options: Mapping[str, Any]) -> li
 
     A new last key is fine where a constructor receives it (`config_mistakes` judges it after merging).
     """
-    return [mistake for option in options for mistake in _override(config, option.split("."))]
+    return [mistake for option, value in options.items() for mistake in _override(config, option.split("."), value)]
 
 
 @lru_cache
@@ -149,7 +149,7 @@ def _signature_at(node: Mapping[str, Any], path: tuple[str, ...]) -> Signature |
     return signature_of(_DEFAULT_TYPES[path]) if path in _DEFAULT_TYPES else None
 
 
-def _override(config: Any, keys: list[str]) -> Iterator[str]:
+def _override(config: Any, keys: list[str], value: Any) -> Iterator[str]:
     if keys[0] not in RUNNER_KEYS:
         reason = (
             "is a variable of the config file, already used when overrides come" if keys[0] in config else "is unknown"
@@ -175,6 +175,9 @@ def _override(config: Any, keys: list[str]) -> Iterator[str]:
         else:
             yield f"{_dotted((*path, key))}: {_dotted(path)} is {node!r}, which has no parts"
             return
+    if isinstance(node, Mapping) and value is not None and not isinstance(value, Mapping):
+        whole = _dotted(tuple(keys))
+        yield f"{whole}: has parts, which {value!r} would replace; set one of them, {whole}.KEY=VALUE"
 
 
 def _registered_names() -> set[str]:

@@ -87,12 +87,15 @@ def _identity(config_file: Path, folder: Path, options: Sequence[str]) -> dict[s
 
 
 def _check(job: Evaluations) -> None:
-    """UserError before the first evaluation: missing folders, a data set without domains, seen ones not tested."""
+    """UserError before the first evaluation: bad folders, a data set without domains, seen ones that are not tested."""
     for folder in (folder for folders in job.models.values() for folder in folders):
         if not (folder / "model.safetensors").is_file():
             raise UserError(
                 f"{folder} is no folder of a trained head (model.safetensors is missing); name WORK_DIR/model"
             )
+    for name, folders in job.models.items():
+        if len({folder.resolve() for folder in folders}) < len(folders):
+            raise UserError(f"{name} has a folder twice; give one folder of a trained head per seed")
     if unknown := [domain for domain in job.seen if domain not in job.domains]:
         raise UserError(f"--seen names {', '.join(unknown)}, which --domains does not; name tested domains alone")
     dataset = load_config(job.config, Overrides(job.options)).test_dataloader.dataset

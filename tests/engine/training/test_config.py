@@ -51,6 +51,7 @@ def _mistakes(*options):
         ("randomness.sead=2", "randomness takes no 'sead'; did you mean seed?"),
         ("train_dataloder.batch_size=2", "train_dataloder: is unknown; did you mean train_dataloader"),
         ("_root=/data", "_root: is a variable of the config file, already used when overrides come"),
+        ("train_cfg=5", "train_cfg: has parts, which 5 would replace; set one of them, train_cfg.KEY=VALUE"),
         ("log_level.x=2", "log_level.x: log_level is 'INFO', which has no parts"),
     ],
 )

@@ -93,6 +93,8 @@ def test_jobs_that_make_no_sense(tool, heads, capfd, tmp_path):
     common = [f"a={heads[0]}", "--out", str(tmp_path / "out"), "--domains", "night"]
     assert tool.main([*common, "--config", CONFIG, "--seen", "clear"]) == 2
     assert "--seen names clear, which --domains does not" in capfd.readouterr().err
+    assert tool.main([f"a={heads[0]},{heads[0]}/", *common[1:], "--config", CONFIG]) == 2
+    assert "a has a folder twice; give one folder of a trained head per seed" in capfd.readouterr().err
     assert tool.main([*common, "--config", "configs/fpn/fpn_mini_camvid.py"]) == 2
     assert "is CamVid, which has no domains; use one of WorldScenes or StreetScenes" in capfd.readouterr().err
     assert tool.main([*common, "--config", CONFIG, "--cfg-options", *SMALL, "test_dataloader.bach=1"]) == 2
