@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from perception.backbones.validation import ModelFolder
+from perception.data.files import file_hash
 
 _NOT_NUMBERS = ("_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
@@ -19,10 +19,10 @@ def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
     for name, part in sorted(folder.models.items()):
         _add(digest, name, _canonical(part.config))
         for file in part.weights if random_init_seed is None else ():
-            _add(digest, "weights", _file_digest(file))
+            _add(digest, "weights", file_hash(file))
     for _, path in folder.tokenizers.values():
         for file in sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")):
-            _add(digest, file.name, _file_digest(file))
+            _add(digest, file.name, file_hash(file))
     scheduler = json.loads((folder.scheduler[1] / "scheduler_config.json").read_text(encoding="utf-8"))
     _add(digest, folder.scheduler[0], _canonical(scheduler))
     if folder.classes:
@@ -33,14 +33,6 @@ def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
 
 def _canonical(config: Mapping[str, Any]) -> str:
     return json.dumps({k: v for k, v in config.items() if k not in _NOT_NUMBERS}, sort_keys=True)
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _add(digest: Any, name: str, value: str) -> None:

@@ -157,7 +157,7 @@ def _imagenet_a(root: Path, templates: Templates) -> tuple[list[LabelledImage], 
 def _objectnet(root: Path, templates: Templates) -> tuple[list[LabelledImage], PromptSet]:
     """images/FOLDER/*.png; the 113 folders that overlap ImageNet, the others are left out."""
     prompts = prompt_table("objectnet", templates)
-    folders = {_OBJECTNET.get(name, name.replace(" ", "_")): c for c, name in enumerate(prompts.names)}
+    folders = {folder: c for c, folder in enumerate(_objectnet_folders(prompts))}
     base = first_folder(root, "objectnet-1.0/images", "images")
     return folder_images(base, folders, "skip"), prompts
 
@@ -168,11 +168,14 @@ def _objectnet_numbers(root: Path, prompts: PromptSet) -> tuple[tuple[int, ...],
     if base == root:
         return None
     numbers = layouts.objectnet_numbers(base)
-    folders = [_OBJECTNET.get(name, name.replace(" ", "_")) for name in prompts.names]
-    missing = [folder for folder in folders if folder not in numbers]
-    if missing:
+    folders = _objectnet_folders(prompts)
+    if missing := [folder for folder in folders if folder not in numbers]:
         raise UserError(f"{base} gives the folder {missing[0]} no class of ImageNet; unpack the set anew")
     return tuple(numbers[folder] for folder in folders)
+
+
+def _objectnet_folders(prompts: PromptSet) -> list[str]:
+    return [_OBJECTNET.get(name, name.replace(" ", "_")) for name in prompts.names]
 
 
 def _own_indices(root: Path, prompts: PromptSet) -> tuple[tuple[int, ...], ...]:

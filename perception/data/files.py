@@ -38,20 +38,20 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write `content`, or its pieces, to `path` by way of a temporary file in the same folder, fsync and rename.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside `path`, which is put on disk and takes that name at the end of the block.
 
-    Afterwards the file is on disk, under its name, with all of its bytes; before that the old file stays.
-    Missing parent folders are created. Raises NoSpaceError on a full disk,
-    UserError where writing is not allowed.
+    Afterwards the file is on disk, under its name, with all of its bytes; before that, and where the block fails, the
+    old file stays. Missing parent folders are created. Raises NoSpaceError on a full disk, UserError where writing is
+    not allowed.
     """
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_counter)}{TEMP_SUFFIX}")
         try:
-            with open(temporary, "wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
-                file.flush()
+            yield temporary
+            with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
@@ -59,6 +59,12 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
                 temporary.unlink()
             raise
         fsync_folder(path.parent)
+
+
+def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write `content`, or its pieces, as `replacing` does."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
 
 
 def file_hash(path: Path) -> str:

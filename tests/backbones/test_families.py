@@ -355,7 +355,7 @@ def test_sizes_that_do_not_fit(backbone: DiffusionBackbone, latents: Tensor) -> 
             backbone.denoise(latents.new_zeros(1, latents.shape[1], 50, 48), 5, condition)
 
 
-def test_attention_maps_of_all_blocks_or_of_none(backbone, latents, noise):
+def test_attention_maps_of_all_blocks_or_of_none(backbone, latents):
     condition = backbone.condition(prompts_of(backbone))
     spec = AttentionSpec(places=("transformer",), merge="all")
     if not any(tap.kind == spec.kind for tap in backbone.taps.values()):

@@ -268,10 +268,10 @@ def test_figures_borders_and_presets_are_the_papers():
     assert {info.preset for info in SETS.values()} - {None} == set(PRESETS)
 
 
-def _mappings(base, spoken):
+def _mappings(base, names):
     """ObjectNet's own files: the classes of ImageNet in another order than torchvision's, the first one ours twice."""
     base.mkdir(parents=True)
-    folders = {folder: label.capitalize() for label, folder in spoken.items()}
+    folders = {folder: folder.replace("_", " ").capitalize() for folder in names}
     numbers = {label: [2 * c + 1] for c, label in enumerate(folders.values())}
     numbers[next(iter(numbers))].append(999)
     _text(base / "imagenet_to_label_2012_v2", *(f"class {line}, thing {line}" for line in range(1000)))
@@ -288,11 +288,10 @@ def test_objectnet_in_the_numbers_of_imagenet(tmp_path):
     chosen = classification_set("objectnet", tmp_path)
     assert chosen.numbers is None  # the download's mappings/ were left out
     base = tmp_path / "objectnet-1.0" / "mappings"
-    folders = {name: sets._OBJECTNET.get(name, name.replace(" ", "_")) for name in chosen.prompts.names}
-    _mappings(base, folders)
+    _mappings(base, sets._objectnet_folders(chosen.prompts))
     numbers = classification_set("objectnet", tmp_path).numbers
     assert numbers == ((1, 999), *((2 * c + 1,) for c in range(1, 113)))
-    (base / "objectnet_to_imagenet_1k.json").write_text(json.dumps({"Bath towel": "bath towel"}))
+    (base / "objectnet_to_imagenet_1k.json").write_text(json.dumps({"Full sized towel": "bath towel"}))
     with pytest.raises(UserError, match=r"mappings do not fit each other .*'bath towel'"):
         classification_set("objectnet", tmp_path)
     (base / "objectnet_to_imagenet_1k.json").write_text(json.dumps({}))

@@ -17,7 +17,7 @@ from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from torch import nn
 
-from perception.data.files import TEMP_SUFFIX, explain_disk_errors, fsync_folder
+from perception.data.files import replacing
 from perception.engine.training.precision import BFloat16OptimWrapper
 from perception.errors import UserError
 
@@ -52,18 +52,8 @@ class Runner(mmengine.runner.Runner):
         Raises:
             UserError: the disk is full, or the folder cannot be written.
         """
-        place = Path(out_dir) / filename
-        beside = place.with_name(f".{filename}{TEMP_SUFFIX}")
-        with explain_disk_errors(place):
-            try:
-                super().save_checkpoint(out_dir, beside.name, *args, **kwargs)
-                with open(beside, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(beside, place)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
-            fsync_folder(place.parent)
+        with replacing(Path(out_dir) / filename) as beside:
+            super().save_checkpoint(out_dir, beside.name, *args, **kwargs)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
