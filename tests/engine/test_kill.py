@@ -23,8 +23,10 @@ def content(out: Path) -> dict[str, bytes]:
 
 
 def lines_in_part(out: Path) -> int:
-    part = out / "manifest.rank00000.jsonl"
-    return part.read_bytes().count(b"\n") if part.exists() else 0
+    try:
+        return (out / "manifest.rank00000.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:  # not begun, or merged by the job that resumes
+        return 0
 
 
 def kill_after(out: Path, lines: int, how: signal.Signals) -> int:
