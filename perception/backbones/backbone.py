@@ -89,6 +89,11 @@ class DiffusionBackbone(nn.Module):
         self._compiled = CompiledDenoiser(self._denoiser, **options)
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether `denoise` goes through torch.compile here."""
+        return self._compiled is not None
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the denoiser."""
         return next(self.unet.parameters()).dtype
@@ -174,12 +179,20 @@ class DiffusionBackbone(nn.Module):
         Raises:
             UserError: for a timestep outside the schedule or a condition with another number of rows.
         """
-        x_t = self._network_input(x_t)
+        x_t = self._latent_input(x_t)
         alpha, sigma = self._coefficients(t, x_t)
         raw, variance = self._call(x_t, t, condition, self._compiled or self._denoiser), None
         if raw.shape[1] == 2 * self.latent_channels:  # learned sigma
             raw, variance = raw.chunk(2, dim=1)
         return Prediction(raw, self.noise_path.prediction_type, x_t, alpha, sigma, variance)
+
+    def network_inputs(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> tuple[Tensor, Tensor, Condition]:
+        """What the network itself gets of the arguments of `denoise`, for networks beside it.
+
+        x_t [B, C, h, w] and the condition, B rows, in its dtype and on its device, and its own measure of time [B].
+        """
+        time = self.noise_path.model_time(self._steps(t, len(x_t))).to(self.device).expand(len(x_t))
+        return self._latent_input(x_t), time, condition.expand(len(x_t)).to(self.device, self.dtype)
 
     def capture(
         self,
@@ -201,7 +214,7 @@ class DiffusionBackbone(nn.Module):
             UserError: for an unknown tap, timestep, or number of condition rows.
         """
         check_taps(taps, self.taps)
-        x_t = self._network_input(x_t)
+        x_t = self._latent_input(x_t)
         inner = in_order([name for name in taps if name != "latent"], self.taps)
         taken: dict[str, Tensor] = {"latent": x_t}
         if inner:
@@ -323,7 +336,7 @@ class DiffusionBackbone(nn.Module):
         finally:
             unet.disable_gradient_checkpointing()
 
-    def _network_input(self, x_t: Tensor) -> Tensor:
+    def _latent_input(self, x_t: Tensor) -> Tensor:
         check_latents(x_t, self.latent_channels)
         self.check_size(x_t.shape[-2], x_t.shape[-1])
         return x_t.to(self.device, self.dtype).contiguous()
@@ -343,10 +356,8 @@ class DiffusionBackbone(nn.Module):
     def _call(
         self, x_t: Tensor, t: int | Tensor, condition: Condition, denoiser: Denoiser | CompiledDenoiser
     ) -> Tensor:
-        rows = len(x_t)
-        steps = self._steps(t, rows)
-        time = self.noise_path.model_time(steps).to(self.device).expand(rows)
-        told = condition.expand(rows).to(self.device, self.dtype)
+        steps = self._steps(t, len(x_t))
+        x_t, time, told = self.network_inputs(x_t, t, condition)
         self._rows.keys = told.keys
         self._rows.timestep = float(steps[0]) if steps.min() == steps.max() else None
         try:

@@ -26,6 +26,10 @@ class CompiledDenoiser:
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
         """As `Denoiser.__call__`."""
-        rows = len(x_t)
-        padded = torch.arange(1 << (rows - 1).bit_length(), device=x_t.device).clamp(max=rows - 1)
-        return self._adapter(x_t[padded], model_time[padded], condition[padded], stride)[:rows]
+        rows = filled_up(len(x_t), x_t.device)
+        return self._adapter(x_t[rows], model_time[rows], condition[rows], stride)[: len(x_t)]
+
+
+def filled_up(rows: int, device: torch.device) -> Tensor:
+    """Numbers of the rows of a batch, the last one again and again up to the next power of two."""
+    return torch.arange(1 << (rows - 1).bit_length(), device=device).clamp(max=rows - 1)

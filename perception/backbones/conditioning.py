@@ -30,7 +30,7 @@ class Condition:
     hidden: Tensor  # [N, L, D] text tokens; D = 0 where the denoiser is told a class
     pooled: Tensor | None = None  # [N, P] pooled text (SDXL, SD3, Flux)
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # further row-aligned conditions: SDXL's time_ids,
-    # the bool mask [N, L] of the tokens that are there (PixArt), the int64 class_labels [N] (DiT)
+    # the bool mask [N, L] of the tokens that are there (PixArt), the int64 class_labels [N] (DiT), control residuals
     keys: tuple[str, ...] | None = None  # N row keys
 
     def __len__(self) -> int:

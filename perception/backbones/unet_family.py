@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ _PATTERNS: tuple[tuple[str, TapKind], ...] = (
     (r".*\.resnets\.\d+", "residual_block"),
     (r".*\.attentions\.\d+", "transformer_block"),
 )
+_RESIDUAL = "residual "  # of control networks, in Condition.extra
 
 
 class UNetDenoiser:
@@ -40,13 +42,23 @@ class UNetDenoiser:
         return self.config["addition_embed_type"] == "text_time"
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
-        """One forward; SDXL's micro-conditions default to "an uncropped image of this size"."""
-        added = None
-        if self.is_xl:
-            added = {"text_embeds": condition.pooled, "time_ids": self._time_ids(x_t, condition, stride)}
+        """One forward, with the control residuals of the condition (`with_residuals`) where it has them."""
+        residuals = [value for key, value in condition.extra.items() if key.startswith(_RESIDUAL)]
         return self.module(
-            x_t, model_time, encoder_hidden_states=condition.hidden, added_cond_kwargs=added, return_dict=False
+            x_t,
+            model_time,
+            encoder_hidden_states=condition.hidden,
+            added_cond_kwargs=self.added(x_t, condition, stride),
+            down_block_additional_residuals=residuals[:-1] or None,
+            mid_block_additional_residual=residuals[-1] if residuals else None,
+            return_dict=False,
         )[0]
+
+    def added(self, x_t: Tensor, condition: Condition, stride: int) -> dict[str, Any] | None:
+        """SDXL's micro-conditions, by default "an uncropped image of this size"; None for others."""
+        if not self.is_xl:
+            return None
+        return {"text_embeds": condition.pooled, "time_ids": self._time_ids(x_t, condition, stride)}
 
     def skeleton(self) -> UNetDenoiser:
         """The same UNet on the meta device."""
@@ -128,6 +140,12 @@ class UNetDenoiser:
             return condition.extra["time_ids"]
         height, width = x_t.shape[-2] * stride, x_t.shape[-1] * stride
         return x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), 6)
+
+
+def with_residuals(condition: Condition, down: Sequence[Tensor], middle: Tensor) -> Condition:
+    """The condition with control residuals [N, C, h, w]: of the skip connections in order, and of the middle block."""
+    added = {f"{_RESIDUAL}{number}": value for number, value in enumerate([*down, middle])}
+    return replace(condition, extra={**condition.extra, **added})
 
 
 def _kind(name: str, module: nn.Module) -> TapKind | None:

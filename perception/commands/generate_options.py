@@ -44,6 +44,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     add("--held-noise", choices=("previous", "t_minus_1"))
     add("--strength", type=float, help="share of the steps that the second pass does")
     add("--rows", type=positive_int, default=16, help="windows per denoiser call; for memory and speed (default: 16)")
+    add("--compile", action="store_true", help="torch.compile the networks, for long jobs (minutes at the start)")
 
 
 def generation_options(args: argparse.Namespace) -> GenerationOptions:

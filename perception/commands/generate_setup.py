@@ -71,6 +71,7 @@ class Setup:
             "domain_probability": self.prompts.probability,
             "dtype": args.dtype,
             **_given(args, "vae", "random_init_seed"),
+            **({"compile": True} if args.compile else {}),  # equal up to rounding
             "seed": args.seed,
             "licences": dict(self.licences),
         }

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone, Prediction, sharing
-from perception.backbones.unet_family import UNetDenoiser
+from perception.backbones.compiled import filled_up
+from perception.backbones.unet_family import UNetDenoiser, with_residuals
 from perception.errors import UserError
 
 ControlledRows = Literal["both", "conditional", "guess"]
 Residuals = tuple[list[Tensor], Tensor]  # of the skip connections in order, of the middle block
+_AS_IT_IS = nn.Identity()  # one for all calls: torch.compile would compile again for another one
 
 
 class ControlledDenoiser:
     """The denoiser of `backbone` with the residuals of all control networks added; weights are shared, not copied.
 
     The style swap is the choice of the backbone: control networks are trained on the source-style denoiser and used
-    with the prior one.
+    with the prior one. Where the denoiser is compiled (`compile_denoiser`), the control networks are, too.
 
     Raises:
         UserError: for no control network, one that does not fit the backbone, or another number of scales.
@@ -40,6 +42,8 @@ class ControlledDenoiser:
         self.scales = tuple(scales) if scales is not None else (1.0,) * len(self.controls)
         self.told = told
         self._rows = [sharing.TextRows() for _ in self.controls]
+        self._compiled = backbone.is_compiled
+        self._networks: list[Any] = [torch.compile(c, dynamic=False) if self._compiled else c for c in controls]
         if not self.controls or len(self.scales) != len(self.controls):
             raise UserError(
                 f"{len(self.controls)} control networks were given with {len(self.scales)} scales; "
@@ -81,58 +85,53 @@ class ControlledDenoiser:
         guided: bool = False,  # rows are [unconditional M, conditional M]: N = 2 M; False: N = M
     ) -> Prediction:
         """One call of the control networks and the denoiser; both halves of a guided batch share their embedding."""
-
-        def inject(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            down, mid = self._residuals(args[0], args[1], kwargs, embeddings, guided, condition.keys)
-            added = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-            return args, kwargs | added
-
-        handle = self.backbone.unet.register_forward_pre_hook(inject, with_kwargs=True)
-        try:
-            with self.backbone.as_is():
-                return self.backbone.denoise(x_t, t, condition)
-        finally:
-            handle.remove()
+        residuals = self._residuals(*self.backbone.network_inputs(x_t, t, condition), embeddings, guided)
+        return self.backbone.denoise(x_t, t, with_residuals(condition.expand(len(x_t)), *residuals))
 
     @contextmanager
     def cached_text(self) -> Iterator[None]:
-        """Inside, text keys and values are computed once per prompt, in the denoiser and in every control network."""
+        """Inside, text keys and values are computed once per prompt, in the denoiser and in every control network.
+
+        Without effect where they are compiled: torch.compile would not see it.
+        """
         with ExitStack() as stack:
+            if self._compiled:
+                yield
+                return
             stack.enter_context(self.backbone.cached_text())
             for control, rows in zip(self.controls, self._rows, strict=True):
                 stack.enter_context(sharing.cached_text(UNetDenoiser(control).text_attentions(), rows))
             yield
 
     def _residuals(
-        self,
-        x_t: Tensor,
-        time: Tensor,
-        told: dict[str, Any],  # keyword arguments of the denoiser
-        embeddings: Sequence[Tensor],
-        guided: bool,
-        keys: tuple[str, ...] | None,
+        self, x_t: Tensor, time: Tensor, condition: Condition, embeddings: Sequence[Tensor], guided: bool
     ) -> Residuals:
-        """The sum over all control networks; zeros for rows that are not controlled."""
+        """The sum over all control networks of `network_inputs`; zeros for rows that are not controlled."""
         skipped = len(x_t) // 2 if guided and self.told != "both" else 0  # unconditional rows come first
-        rows = slice(skipped, None)
-        text, added = told["encoder_hidden_states"][rows], told["added_cond_kwargs"]
-        if added is not None:
-            added = {name: value[rows] for name, value in added.items()}
-        every = None if keys is None else (keys * len(x_t) if len(keys) == 1 else keys)[rows]
-        outputs = []
-        for number, (control, embedding) in enumerate(zip(self.controls, embeddings, strict=True)):
-            image = embedding.repeat((len(x_t) - skipped) // len(embedding), 1, 1, 1)
-            self._rows[number].keys = every
-            cast = [value.to(control.dtype) for value in (x_t[rows], text, image)]
-            with _given_embedding(control):
+        rows = torch.arange(skipped, len(x_t), device=x_t.device)
+        if self._compiled:
+            rows = rows[filled_up(len(rows), rows.device)]
+        told, outputs = condition[rows], []
+        added = UNetDenoiser(self.backbone.unet).added(x_t[rows], told, self.backbone.latent_stride)
+        for number, (control, embedding) in enumerate(zip(self._networks, embeddings, strict=True)):
+            dtype = self.controls[number].dtype
+            self._rows[number].keys = told.keys
+            with _given_embedding(self.controls[number]):
                 outputs += [
                     control(
-                        cast[0], time[rows], cast[1], cast[2], self.scales[number], added_cond_kwargs=added,
-                        guess_mode=self.told == "guess", return_dict=False,
+                        x_t[rows].to(dtype),
+                        time[rows],
+                        told.hidden.to(dtype),
+                        embedding[(rows - skipped) % len(embedding)].to(dtype),
+                        self.scales[number],
+                        added_cond_kwargs=added,
+                        guess_mode=self.told == "guess",
+                        return_dict=False,
                     )
-                ]  # fmt: skip
-        downs = [_summed(parts, x_t, skipped) for parts in zip(*(down for down, _ in outputs), strict=True)]
-        return downs, _summed([mid for _, mid in outputs], x_t, skipped)
+                ]
+        kept = len(x_t) - skipped
+        downs = [_summed(parts, x_t, kept) for parts in zip(*(down for down, _ in outputs), strict=True)]
+        return downs, _summed([middle for _, middle in outputs], x_t, kept)
 
 
 def check_control(control: nn.Module, backbone: DiffusionBackbone) -> None:
@@ -149,18 +148,18 @@ def check_control(control: nn.Module, backbone: DiffusionBackbone) -> None:
             )
 
 
-def _summed(parts: Sequence[Tensor], like: Tensor, skipped: int) -> Tensor:
-    """The sum of all control networks' residuals in the denoiser's dtype, behind `skipped` rows of zeros."""
+def _summed(parts: Sequence[Tensor], like: Tensor, kept: int) -> Tensor:
+    """The sum of all control networks' residuals in the denoiser's dtype, `kept` rows behind rows of zeros."""
     total = torch.stack(list(parts)).sum(0) if len(parts) > 1 else parts[0]
-    rows = total.to(like.dtype)
-    return torch.cat([rows.new_zeros(skipped, *rows.shape[1:]), rows]) if skipped else rows
+    rows, zeros = total[:kept].to(like.dtype), len(like) - kept
+    return torch.cat([rows.new_zeros(zeros, *rows.shape[1:]), rows]) if zeros else rows
 
 
 @contextmanager
 def _given_embedding(control: Any) -> Iterator[None]:
     """Inside, the control network takes the embedding of the control image in place of the image."""
     layer = control.controlnet_cond_embedding
-    control.controlnet_cond_embedding = nn.Identity()
+    control.controlnet_cond_embedding = _AS_IT_IS
     try:
         yield
     finally:

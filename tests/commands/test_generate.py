@@ -420,6 +420,20 @@ def test_dry_run(generate, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_compiled_networks_are_recorded_and_give_the_same_images(generate, monkeypatch, tmp_path, capsys):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compiled.append(module) or module)
+    assert generate("--compile", "--dry-run") == 0
+    assert compiled == []
+    assert generate() == 0
+    assert generate("--compile", out="compiled") == 0
+    assert [type(module).__name__ for module in compiled] == ["UNet2DConditionModel", "ControlNetModel"]
+    assert json.loads((tmp_path / "compiled" / "job.json").read_text())["options"]["compile"]
+    for path in (path for line in manifest(tmp_path / "out") for path in line["output"]):
+        pair = [np.asarray(Image.open(tmp_path / out / path)).astype(int) for out in ("out", "compiled")]
+        assert np.abs(pair[0] - pair[1]).max() <= 2
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_stops_with_one_sentence_and_the_rerun_completes(generate, monkeypatch, tmp_path, capsys, call):
     real, calls = getattr(os, call), 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import DiffusionBackbone, VariancePreservingPath
+from perception.backbones import DiffusionBackbone, VariancePreservingPath, load_backbone
 from perception.errors import UserError
 from perception.generation import ControlledDenoiser, GenerationOptions
 from perception.generation.fusion import Held, LatentFusion, Told
@@ -144,6 +147,30 @@ def test_several_controls_are_summed(
     silent = ControlledDenoiser(tiny_backbone, [control, depth_control], (1.0, 0.0))
     alone = LatentFusion(ControlledDenoiser(tiny_backbone, [control]), small())(_noise(stream), told)
     torch.testing.assert_close(LatentFusion(silent, small())(_noise(stream), both), alone, rtol=0, atol=1e-4)
+
+
+def test_compiled_networks_give_the_same_and_see_few_batch_sizes(
+    tiny_sd: Path, control: nn.Module, told: Told, small: Options, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[int] = []
+
+    def counting(graph: Any, examples: Any) -> Any:
+        graphs.append(1)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+    backbone, options = load_backbone(tiny_sd, device="cpu"), small(told="conditional")
+    plain = LatentFusion(ControlledDenoiser(backbone, [control], told="conditional"), options, rows=6)
+    slow = plain(_noise(stream), told, _held(stream))
+    backbone.compile_denoiser()
+    compiled = LatentFusion(ControlledDenoiser(backbone, [control], told="conditional"), options, rows=6)
+    fast = compiled(_noise(stream), told, _held(stream))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=2e-4)
+    found = len(graphs)
+    assert 2 <= found <= 2 * 3  # control network and denoiser, each for batches of no more than 2, 4 and 8 rows
+    compiled(_noise(stream), told, _held(stream))
+    assert len(graphs) == found
+    torch.compiler.reset()
 
 
 def test_the_control_matters(denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream) -> None:
