@@ -24,7 +24,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="exact",
-        help="exact; fast: shifted windows, 10 steps; reference: the published code with its bugs (default: exact)",
+        help="exact; fast: shifted windows, 15 steps; reference: the published code with its bugs (default: exact)",
     )
     add = group.add_argument
     add("--size", type=size, metavar="HxW", help="of crops and images in pixels, one side or HxW")
