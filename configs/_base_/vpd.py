@@ -35,6 +35,7 @@ model = {
         "standardize": True,  # attention maps are small numbers beside features
         "dtype": "float32",
         "random_init_seed": None,
+        "side": None,  # or a timm model trained beside the frozen one
         "store": "runs/store",
     },
     "neck": {"type": FPN, "out_channels": 64, "num_outs": 4, "norm_cfg": _norm},

@@ -10,3 +10,5 @@ with read_base():
     from .vpd_mini_camvid import *
 
 model["backbone"] = resnet18
+model["neck"]["num_outs"] = 4
+model["decode_head"]["in_index"] = [0, 1, 2, 3]

@@ -1,8 +1,9 @@
 """Control of vpd_mini_world: timm's ResNet-18 from scratch under the same FPN, data and number of steps.
 
-    python tools/train.py configs/vpd/resnet18_mini_world.py
-    python tools/train.py configs/vpd/resnet18_mini_world.py --work-dir runs/resnet18_mini_world_100 \
-        --cfg-options train_dataloader.dataset.dataset.count=100 train_cfg.max_epochs=140 train_cfg.val_interval=35
+    python tools/train.py configs/vpd/resnet18_mini_world.py --amp
+    python tools/train.py configs/vpd/resnet18_mini_world.py --amp --work-dir runs/resnet18_mini_world_100 \
+        --cfg-options train_dataloader.dataset.dataset.count=100 train_dataloader.dataset.views=2 \
+        train_cfg.max_epochs=75 train_cfg.val_interval=25
 """
 
 from mmengine.config import read_base

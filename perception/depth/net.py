@@ -23,7 +23,6 @@ from perception.segmentation.side import SideNetwork
 from perception.segmentation.task_network import TaskNetwork, open_backbone
 from perception.segmentation.vpd import VPD, Trained
 
-_FINEST = 4  # stride of the side network's finest map
 _LEVELS = 4  # maps that the head reads
 
 
@@ -77,7 +76,9 @@ class DepthNet(TaskNetwork):
     ) -> None:
         super().__init__()
         if side is not None and encoder is not None:
-            raise UserError("side stands beside the diffusion model, but encoder takes its place; drop one of them")
+            raise UserError(
+                "side stands beside the diffusion model, but encoder takes its place; set one of them to None"
+            )
         if encoder is None:
             model = open_backbone(backbone, dtype, vae, random_init_seed)
             # fmt: off
@@ -95,7 +96,7 @@ class DepthNet(TaskNetwork):
             self.encoder = TimmEncoder(encoder)
         widths = (fusion_channels, num_filters, deconv_kernels, decoder_channels)
         strides, channels = self.encoder.strides, self.encoder.channels
-        self.side = None if side is None else SideNetwork(side, strides, _FINEST)
+        self.side = None if side is None else SideNetwork(side, strides)
         if self.side is not None:
             strides, channels = self.side.strides, self.side.joined(channels)
         self.head = DepthHead(channels[:_LEVELS], strides[0], *widths, max_depth)

@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import drop_path
 from torch import Tensor, nn
 
 from perception.errors import UserError
@@ -27,7 +28,9 @@ def timm_features(name: str, **options: Any) -> Any:
 class SideNetwork(nn.Module):
     """A small encoder trained beside the frozen one, of the detail that it drops (Side-Tuning, Zhang et al. 2020).
 
-    Its maps join those of the pyramid that have their strides; finer ones, down to `finest`, come before the pyramid.
+    Its maps join those of the pyramid that have their strides; ones that are finer than the pyramid come before it. In
+    training the pyramid of a share of the images is zero, so that the encoder learns what the pyramid, which is good
+    from the first step on, would not let it learn (ModDrop, Neverova et al. 2016).
 
     Raises:
         UserError: a model that timm does not have, or one without a map at any of the strides.
@@ -36,17 +39,19 @@ class SideNetwork(nn.Module):
     def __init__(
         self,
         name: str,  # timm model
-        strides: Sequence[int],  # of the pyramid, finest first, in pixels
-        finest: int | None = None,  # stride of the finest map of its own; None: it has none of its own
+        pyramid: Sequence[int],  # strides of the frozen maps, finest first, in pixels
+        strides: Sequence[int] = (4, 8, 16),  # of its maps
+        drop: float = 0.5,  # share of the training images whose frozen maps are zero
     ) -> None:
         super().__init__()
+        self.drop = drop
         found = timm_features(name).feature_info.reduction()
-        last = {stride: level for level, stride in enumerate(found)}
-        own = [stride for stride in last if (finest or strides[0]) <= stride < strides[0]]
-        self.strides = (*sorted(own), *strides)
+        last = {stride: level for level, stride in enumerate(found) if stride in strides}
+        own = sorted(stride for stride in last if stride < pyramid[0])
+        self.strides = (*own, *pyramid)
         levels = {level: self.strides.index(stride) for stride, level in last.items() if stride in self.strides}
         if not levels:
-            raise UserError(f"side {name!r} has maps at strides {found}, none of the pyramid's {list(strides)}")
+            raise UserError(f"side {name!r} has maps at strides {found}, none of the pyramid's {list(pyramid)}")
         self.encoder = timm_features(name, out_indices=list(levels))
         self._levels = tuple(levels.values())  # of `strides`, that the encoder's maps belong to
         widths = dict(zip(self._levels, self.encoder.feature_info.channels(), strict=True))
@@ -60,7 +65,8 @@ class SideNetwork(nn.Module):
 
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps [B, C, h, w] of the pyramid, with its own of RGB images [B, 3, H, W] in [0, 1] before and behind."""
-        parts: list[list[Tensor]] = [[] for _ in range(self._own)] + [[value] for value in maps]
+        kept = drop_path(images.new_ones(len(images), 1, 1, 1), self.drop, self.training, scale_by_keep=False)
+        parts: list[list[Tensor]] = [[] for _ in range(self._own)] + [[value * kept] for value in maps]
         for level, value in zip(self._levels, self.encoder(images), strict=True):
             parts[level].append(value)
         return tuple(torch.cat(values, dim=1) for values in parts)

@@ -103,7 +103,7 @@ def test_a_side_network_joins_the_maps(tiny_sd, tmp_path):
     assert network.side.strides == (4, *network.encoder.strides)
     assert network.side.joined(network.encoder.channels) == (
         64,
-        *(width + extra for width, extra in zip(network.encoder.channels, (128, 256, 512, 0), strict=True)),
+        *(width + extra for width, extra in zip(network.encoder.channels, (128, 256, 0, 0), strict=True)),
     )
     assert network.head.stride == 4, "the finest four of the five maps"
     image = pictures(1, 50, 70)
@@ -114,7 +114,7 @@ def test_a_side_network_joins_the_maps(tiny_sd, tmp_path):
         for weight in network.side.parameters():
             weight.mul_(1.5)
         assert not torch.equal(network(image), depth)
-    with pytest.raises(UserError, match="encoder takes its place; drop one"):
+    with pytest.raises(UserError, match="encoder takes its place; set one"):
         DepthNet(str(tiny_sd), side="resnet18", encoder="resnet18", **SMALL)
 
 

@@ -22,8 +22,6 @@ from perception.segmentation import VPD
 from perception.segmentation.side import SideNetwork
 from perception.segmentation.vpd import Trained
 
-_FINEST = 4  # stride of the side network's finest map
-
 
 @MODELS.register_module()
 class VPDFeatures(BaseModule):
@@ -60,8 +58,8 @@ class VPDFeatures(BaseModule):
         shortcuts: bool = True,
         dtype: str = "float32",  # of the frozen weights; the maps are float32
         random_init_seed: int | None = None,  # random weights instead of trained ones: the control experiment
-        side: str | None = None,  # timm model trained from scratch beside it, e.g. "resnet18" (Side-Tuning), whose maps
-        # join those of equal strides; one at stride 4 comes first where there is none
+        side: str | None = None,  # timm model trained from scratch beside it, e.g. "resnet18", whose maps at strides
+        # 4, 8 and 16 join those of equal strides; those that are finer come first (`SideNetwork`)
         standardize: bool = False,  # mean 0, variance 1 per channel (BatchNorm without weights): maps count as features
         store: str | None = None,  # folder of computed features (train="head") or latents; the second epoch reads it
         init_cfg: dict[str, Any] | None = None,
@@ -85,7 +83,7 @@ class VPDFeatures(BaseModule):
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(width, affine=False) if standardize else nn.Identity() for width in self.vpd.channels
         )
-        self.side = None if side is None else SideNetwork(side, self.vpd.strides, _FINEST)
+        self.side = None if side is None else SideNetwork(side, self.vpd.strides)
         self.strides = self.vpd.strides if self.side is None else self.side.strides
         self.channels = self.vpd.channels if self.side is None else self.side.joined(self.vpd.channels)
         self.given: Sequence[Any] | None = None  # captions of the batch, while `PromptedSegmentor` runs

@@ -40,6 +40,7 @@ def config(script, tiny_sd, tmp_path):
         "model.backbone.adapter": True,
         "model.backbone.latent_scale": 1.0,
         "model.backbone.standardize": False,
+        "model.backbone.side": None,
         "model.backbone.store": None,
         "model.neck.out_channels": 8,
         "model.decode_head.channels": 8,

@@ -217,7 +217,8 @@ def test_train_and_test(task, tiny_sd, tmp_path, calls, capfd):
 @pytest.mark.parametrize("task", list(CONFIGS))
 @pytest.mark.parametrize("control", ["model.network.encoder=resnet18", "model.network.random_init_seed=0"])
 def test_controls_train(task, control, tiny_sd, tmp_path):
-    options = [*_options(task, tiny_sd, tmp_path), "train_cfg.max_epochs=1", control]
+    alone = ["model.network.side=None"] if task == "depth" and "encoder" in control else []
+    options = [*_options(task, tiny_sd, tmp_path), "train_cfg.max_epochs=1", control, *alone]
     assert train([CONFIGS[task], "--work-dir", str(tmp_path / "run"), "--cfg-options", *options]) == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
