@@ -1,11 +1,11 @@
 """VPD's depth network on the frozen `mini` and a ResNet-18 beside it, miniature world (metres), 2,000 scenes, 128 px.
 
-    python tools/train.py configs/vpd/depth_mini_world.py
+    python tools/train.py configs/vpd/depth_mini_world.py --amp
     python tools/test.py configs/vpd/depth_mini_world.py runs/depth_mini_world/model --show-dir runs/pictures
 
 One hundred labelled scenes, as many steps:
 
-    python tools/train.py configs/vpd/depth_mini_world.py --work-dir runs/depth_mini_world_100 \
+    python tools/train.py configs/vpd/depth_mini_world.py --amp --work-dir runs/depth_mini_world_100 \
         --cfg-options train_dataloader.dataset.dataset.count=100 train_cfg.max_epochs=140 train_cfg.val_interval=35
 
 Controls, each with a --work-dir of its own: random weights (`model.network.random_init_seed=0`), ResNet-18 from scratch

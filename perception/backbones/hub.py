@@ -28,14 +28,25 @@ def download(name: str) -> Path:
     """The local snapshot of the hub model `name` (owner/model), downloaded when it is not in the cache.
 
     Raises:
-        UserError: when the hub has no such model, it needs a licence to be accepted, or there is no network.
+        UserError: when the hub has no such model or only pickled weights of it, it needs a licence to be accepted, or
+            there is no network.
     """
     with _explained(name):
         path = _snapshot(name, _NEEDED, (*_UNUSED, *_HALF))
-        whole = any(any((path / denoiser).glob("*.safetensors")) for denoiser in ("unet", "transformer"))
-        if (path / "model_index.json").is_file() and not whole:
+        if _lacks_weights(path):
             path = _snapshot(name, _NEEDED, _UNUSED)
+        if _lacks_weights(path):
+            raise UserError(
+                f"the hub has no weights of {name!r} in the format safetensors, only pickled ones, which are not read; "
+                "load it with diffusers, write it with save_pretrained(FOLDER), and name that folder"
+            )
         return path
+
+
+def _lacks_weights(path: Path) -> bool:
+    """Whether a snapshot of a pipeline holds a denoiser without weights."""
+    denoisers = [path / name for name in ("unet", "transformer") if (path / name / "config.json").is_file()]
+    return bool(denoisers) and not any(any(folder.glob("*.safetensors")) for folder in denoisers)
 
 
 def download_clip(name: str) -> Path:

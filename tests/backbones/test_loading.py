@@ -459,3 +459,14 @@ def test_hub_ids_come_from_the_cache(monkeypatch: pytest.MonkeyPatch, tiny_sd: P
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: str(tiny_sd))
     backbone = load_backbone("owner/model", device="cpu")
     assert backbone.name == "owner/model" and backbone.fingerprint == load(tiny_sd).fingerprint
+
+
+def test_hub_models_with_pickled_weights_alone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # .bin files are not fetched
+    without = []
+    monkeypatch.setattr(
+        hub, "snapshot_download", lambda name, **options: without.append(options["ignore_patterns"]) or str(folder)
+    )
+    with pytest.raises(UserError, match="the hub has no weights of 'owner/model' in the format safetensors"):
+        load_backbone("owner/model")
+    assert ["*.fp16.*" in patterns for patterns in without] == [True, False]
