@@ -4,6 +4,7 @@ python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
 python tools/benchmark.py --rows waterfall --batch 4 --compile
+python tools/benchmark.py --rows windows --compile
 python tools/benchmark.py --backbone random-sd1 --rows epochs --scenes 16 --configs configs/fpn/fpn_mini_world.py
 python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
 """
@@ -18,7 +19,17 @@ from pathlib import Path
 
 from perception.errors import exit_status
 
-ROWS = ("early_stop", "timesteps", "shared_candidates", "vpd", "sentences", "training_step", "epochs", "waterfall")
+ROWS = (
+    "early_stop",
+    "timesteps",
+    "shared_candidates",
+    "vpd",
+    "sentences",
+    "training_step",
+    "windows",
+    "epochs",
+    "waterfall",
+)
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TRAININGS = (_CONFIGS / "fpn" / "fpn_mini_world.py", _CONFIGS / "linear" / "linear_mini_world.py")
 
@@ -43,7 +54,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--configs", nargs="+", type=Path, default=TRAININGS, help="of the epochs row, miniature world (default: two)"
     )
-    parser.add_argument("--compile", action="store_true", help="one step more of the waterfall, with torch.compile")
+    parser.add_argument(
+        "--compile", action="store_true", help="one step more of waterfall and windows, with torch.compile"
+    )
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of the configs of the epochs row"
     )
@@ -84,10 +97,14 @@ def measure(args: argparse.Namespace) -> None:
         "vpd": lambda: benchmarks.vpd_forward(backbone, args.size, args.batch),
         "sentences": lambda: benchmarks.referring_sentences(backbone, args.size),
         "training_step": lambda: benchmarks.training_step(backbone, args.size, args.batch),
+        "windows": lambda: benchmarks.fused_windows(backbone, args.size),
     }
     for name, run in rows.items():
         if name in args.rows:
             print(run().render(), flush=True)
+    if "windows" in args.rows and args.compile:
+        again = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
+        print(benchmarks.compiled_windows(again, args.size).render(), flush=True)
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 

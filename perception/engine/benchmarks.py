@@ -11,17 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
+from perception.backbones.building import randomize
 from perception.backbones.spec import sample_noise
 from perception.conditioning import build_conditioning
 from perception.data.store import TensorStore
 from perception.depth import DepthNet, silog_loss
+from perception.generation import ControlledDenoiser, GenerationOptions, new_control, preset
+from perception.generation.fusion import Held, LatentFusion, Told
+from perception.generation.labels import one_hot
+from perception.generation.reference import reference_fusion
 from perception.segmentation.referring import ReferringNet
 from perception.segmentation.vpd import VPD
+
+_CLASSES = 19  # of the label maps that windows are told
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,37 @@ def referring_sentences(backbone: DiffusionBackbone, size: int, sentences: int =
     return compare(name, one_by_one, together, backbone.device, sentences, repeats=3)
 
 
+@torch.inference_mode()
+def fused_windows(backbone: DiffusionBackbone, size: int) -> Row:
+    """DGInStyle's second pass, one step, half of it held: window by window as published, against `LatentFusion`."""
+    options, told, held = _second_pass(backbone, size)
+    denoiser = _controlled(backbone)
+    noise = torch.randn(held().latents.shape, generator=torch.Generator().manual_seed(1)).to(backbone.device)
+
+    def one_by_one() -> Tensor:
+        return reference_fusion(denoiser, options, noise, told, held())
+
+    def together() -> Tensor:
+        return LatentFusion(denoiser, options)(noise, told, held())
+
+    name = "25 windows with control: one by one -> batched"
+    return compare(name, one_by_one, together, backbone.device, 2 * 25, repeats=3)
+
+
+@torch.inference_mode()
+def compiled_windows(backbone: DiffusionBackbone, size: int) -> Row:
+    """The same pass by `LatentFusion`: text keys and values remembered, against torch.compile. Compiles `backbone`."""
+    options, told, held = _second_pass(backbone, size)
+    noise = torch.randn(held().latents.shape, generator=torch.Generator().manual_seed(1)).to(backbone.device)
+    plain = LatentFusion(_controlled(backbone), options)
+    backbone.compile_denoiser()
+    compiled = LatentFusion(_controlled(backbone), options)
+    name = "25 windows with control: batched -> torch.compile"
+    return compare(
+        name, lambda: plain(noise, told, held()), lambda: compiled(noise, told, held()), backbone.device, 2 * 25
+    )
+
+
 def training_step(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """Forward, backward and AdamW of a depth network: the denoiser is trained, against frozen features from a store.
 
@@ -186,6 +225,28 @@ def training_step(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
         stored = frozen.vpd.stored(TensorStore(Path(folder)))
         plain, fast = step(tuned, lambda: tuned.encoder(images)), step(frozen, lambda: stored(images))
         return compare("training step: fine-tuned -> frozen, stored", plain, fast, backbone.device, batch)
+
+
+def _controlled(backbone: DiffusionBackbone) -> ControlledDenoiser:
+    """The backbone with a control network of random weights that changes something."""
+    control = new_control(backbone, _CLASSES + 1)
+    for part in (control.controlnet_cond_embedding, control.controlnet_down_blocks, control.controlnet_mid_block):
+        randomize(part, "control")
+    for weight in control.parameters():
+        weight.data = weight.data.to(backbone.dtype)
+    return ControlledDenoiser(backbone, [control.eval()])
+
+
+def _second_pass(backbone: DiffusionBackbone, size: int) -> tuple[GenerationOptions, Told, Callable[[], Held]]:
+    """One step over twice the size, 5 x 5 windows of `size` pixels, of which a row of five lies in what is held."""
+    cells = size // backbone.latent_stride
+    options = preset("exact", size=(size, size), steps=1, window=cells, stride=cells // 4)
+    labels = (np.arange(4 * size * size) // size % _CLASSES).astype(np.uint8).reshape(1, 2 * size, 2 * size)
+    told = Told(backbone.condition(["", "a street at night"]), [one_hot(labels, _CLASSES)])
+    latents = torch.zeros(1, backbone.latent_channels, 2 * cells, 2 * cells, device=backbone.device)
+    mask = torch.zeros_like(latents[:, :1])
+    mask[..., :cells] = 1
+    return options, told, lambda: Held(latents, mask, [torch.Generator().manual_seed(0)])
 
 
 def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:

@@ -58,14 +58,14 @@ def reference_prediction(
     """Guided noise of one window, [1, C, window, window]; control image embedded anew, nothing remembered."""
     backbone: Any = denoiser.backbone
     rows = told.condition[[image, len(latents) + image]]
-    x_t = latents[image : image + 1][(..., *tile.window.cells)].repeat(2, 1, 1, 1)
+    x_t = latents[image : image + 1][(..., *tile.window.cells)].repeat(2, 1, 1, 1).to(backbone.dtype)
     pixels = tile.window.scaled(backbone.latent_stride).cells
-    cuts = [part[image : image + 1][(..., *pixels)].repeat(2, 1, 1, 1) for part in told.images]
+    cuts = [part[image : image + 1][(..., *pixels)].repeat(2, 1, 1, 1).to(x_t) for part in told.images]
     down, mid = _residuals(denoiser, x_t, timestep, rows, cuts)
     raw = backbone.unet(
         x_t, timestep, rows.hidden, down_block_additional_residuals=down, mid_block_additional_residual=mid
     ).sample
-    plain, prompted = raw.chunk(2)
+    plain, prompted = raw.float().chunk(2)
     return plain + options.guidance_scale * (prompted - plain)
 
 
@@ -91,5 +91,5 @@ def _held_put_back(
     level = solver.next_timestep(index) if options.held_noise == "previous" else max(timestep - 1, 0)
     abar = denoiser.backbone.noise_path.alpha(level).square()
     noise = torch.stack([torch.randn(held.latents.shape[1:], generator=g) for g in held.generators])
-    noised = abar.sqrt() * held.latents + (1 - abar).sqrt() * noise
+    noised = abar.sqrt() * held.latents + (1 - abar).sqrt() * noise.to(held.latents)
     return noised * held.mask + latents * (1 - held.mask)
