@@ -191,8 +191,8 @@ class DiffusionBackbone(nn.Module):
 
         x_t [B, C, h, w] and the condition, B rows, in its dtype and on its device, and its own measure of time [B].
         """
-        time = self.noise_path.model_time(self._steps(t, len(x_t))).to(self.device).expand(len(x_t))
-        return self._latent_input(x_t), time, condition.expand(len(x_t)).to(self.device, self.dtype)
+        time, told = self._told(self._steps(t, len(x_t)), condition, len(x_t))
+        return self._latent_input(x_t), time, told
 
     def capture(
         self,
@@ -353,11 +353,16 @@ class DiffusionBackbone(nn.Module):
         steps, path = self._steps(t, len(latents)).view(-1, 1, 1, 1), self.noise_path
         return path.alpha(steps).to(latents.device), path.sigma(steps).to(latents.device)
 
+    def _told(self, steps: Tensor, condition: Condition, rows: int) -> tuple[Tensor, Condition]:
+        """The network's measure of time [rows] and the condition, `rows` rows, on its device."""
+        time = self.noise_path.model_time(steps).to(self.device).expand(rows)
+        return time, condition.expand(rows).to(self.device, self.dtype)
+
     def _call(
         self, x_t: Tensor, t: int | Tensor, condition: Condition, denoiser: Denoiser | CompiledDenoiser
     ) -> Tensor:
         steps = self._steps(t, len(x_t))
-        x_t, time, told = self.network_inputs(x_t, t, condition)
+        time, told = self._told(steps, condition, len(x_t))
         self._rows.keys = told.keys
         self._rows.timestep = float(steps[0]) if steps.min() == steps.max() else None
         try:

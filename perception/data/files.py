@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,24 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
             raise
         fsync_folder(path.parent)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its name, and its place if there is one, at the end of the block.
+
+    Where the block fails, the old folder stays and the new one goes.
+    """
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:

@@ -76,9 +76,7 @@ class DepthNet(TaskNetwork):
     ) -> None:
         super().__init__()
         if side is not None and encoder is not None:
-            raise UserError(
-                "side stands beside the diffusion model, but encoder takes its place; set one of them to None"
-            )
+            raise UserError("side stands beside the diffusion model, but encoder takes its place; set one to None")
         if encoder is None:
             model = open_backbone(backbone, dtype, vae, random_init_seed)
             # fmt: off

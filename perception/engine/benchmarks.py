@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
@@ -169,9 +169,8 @@ def referring_sentences(backbone: DiffusionBackbone, size: int, sentences: int =
 @torch.inference_mode()
 def fused_windows(backbone: DiffusionBackbone, size: int) -> Row:
     """DGInStyle's second pass, one step, half of it held: window by window as published, against `LatentFusion`."""
-    options, told, held = _second_pass(backbone, size)
+    options, noise, told, held = _second_pass(backbone, size)
     denoiser = _controlled(backbone)
-    noise = torch.randn(held().latents.shape, generator=torch.Generator().manual_seed(1)).to(backbone.device)
 
     def one_by_one() -> Tensor:
         return reference_fusion(denoiser, options, noise, told, held())
@@ -186,8 +185,7 @@ def fused_windows(backbone: DiffusionBackbone, size: int) -> Row:
 @torch.inference_mode()
 def compiled_windows(backbone: DiffusionBackbone, size: int) -> Row:
     """The same pass by `LatentFusion`: text keys and values remembered, against torch.compile. Compiles `backbone`."""
-    options, told, held = _second_pass(backbone, size)
-    noise = torch.randn(held().latents.shape, generator=torch.Generator().manual_seed(1)).to(backbone.device)
+    options, noise, told, held = _second_pass(backbone, size)
     plain = LatentFusion(_controlled(backbone), options)
     backbone.compile_denoiser()
     compiled = LatentFusion(_controlled(backbone), options)
@@ -232,12 +230,10 @@ def _controlled(backbone: DiffusionBackbone) -> ControlledDenoiser:
     control = new_control(backbone, _CLASSES + 1)
     for part in (control.controlnet_cond_embedding, control.controlnet_down_blocks, control.controlnet_mid_block):
         randomize(part, "control")
-    for weight in control.parameters():
-        weight.data = weight.data.to(backbone.dtype)
-    return ControlledDenoiser(backbone, [control.eval()])
+    return ControlledDenoiser(backbone, [nn.Module.to(control.eval(), backbone.dtype)])
 
 
-def _second_pass(backbone: DiffusionBackbone, size: int) -> tuple[GenerationOptions, Told, Callable[[], Held]]:
+def _second_pass(backbone: DiffusionBackbone, size: int) -> tuple[GenerationOptions, Tensor, Told, Callable[[], Held]]:
     """One step over twice the size, 5 x 5 windows of `size` pixels, of which a row of five lies in what is held."""
     cells = size // backbone.latent_stride
     options = preset("exact", size=(size, size), steps=1, window=cells, stride=cells // 4)
@@ -246,7 +242,8 @@ def _second_pass(backbone: DiffusionBackbone, size: int) -> tuple[GenerationOpti
     latents = torch.zeros(1, backbone.latent_channels, 2 * cells, 2 * cells, device=backbone.device)
     mask = torch.zeros_like(latents[:, :1])
     mask[..., :cells] = 1
-    return options, told, lambda: Held(latents, mask, [torch.Generator().manual_seed(0)])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)).to(backbone.device)
+    return options, noise, told, lambda: Held(latents, mask, [torch.Generator().manual_seed(0)])
 
 
 def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from perception.engine.training.artifact import read_artifact
+from perception.data.files import replacing_folder
+from perception.engine.training.artifact import read_artifact, read_file
 from perception.errors import UserError
 
 
@@ -18,22 +19,19 @@ def write_half(folder: Path, out: Path) -> None:
     Loading casts them back, so a head computes in float32 as before, with weights rounded to eleven bits.
 
     Raises:
-        UserError: no head is in the folder, it is `out` itself, or a weight is beyond float16.
+        UserError: no whole head is in the folder, it is `out` itself, or a weight is beyond float16.
     """
     read_artifact(folder)
     if folder.resolve() == out.resolve():
         raise UserError(f"{folder} is the place to write to; name the folder of a training, such as WORK_DIR/model")
-    weights = load_file(folder / "model.safetensors")
+    weights = read_file(folder)
     half = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     for name, value in half.items():
         if not torch.equal(value.isfinite(), weights[name].isfinite()):
             raise UserError(f"{folder}: {name} holds values up to {weights[name].abs().max():.3g}, beyond float16")
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name in ("config.json", "README.md"):
-        shutil.copyfile(folder / name, fresh / name)
-    save_file(half, fresh / "model.safetensors", metadata={"format": "pt"})
-    (fresh / "model.safetensors").chmod(0o644)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    with replacing_folder(out) as fresh:
+        for path in (folder / "config.json", folder / "README.md"):
+            if path.exists():  # the card may be missing
+                shutil.copyfile(path, fresh / path.name)
+        save_file(half, fresh / "model.safetensors", metadata={"format": "pt"})
+        (fresh / "model.safetensors").chmod(0o644)

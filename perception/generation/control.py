@@ -111,16 +111,16 @@ class ControlledDenoiser:
         rows = torch.arange(skipped, len(x_t), device=x_t.device)
         if self._compiled:
             rows = rows[filled_up(len(rows), rows.device)]
-        told, outputs = condition[rows], []
-        added = UNetDenoiser(self.backbone.unet).added(x_t[rows], told, self.backbone.latent_stride)
+        x, times, told, outputs = x_t[rows], time[rows], condition[rows], []
+        added = UNetDenoiser(self.backbone.unet).added(x, told, self.backbone.latent_stride)
         for number, (control, embedding) in enumerate(zip(self._networks, embeddings, strict=True)):
             dtype = self.controls[number].dtype
             self._rows[number].keys = told.keys
             with _given_embedding(self.controls[number]):
                 outputs += [
                     control(
-                        x_t[rows].to(dtype),
-                        time[rows],
+                        x.to(dtype),
+                        times,
                         told.hidden.to(dtype),
                         embedding[(rows - skipped) % len(embedding)].to(dtype),
                         self.scales[number],

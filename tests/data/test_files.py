@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from perception.data.files import NoSpaceError, file_hash, orphaned_temps, write_atomic
+from perception.data.files import NoSpaceError, file_hash, orphaned_temps, replacing_folder, write_atomic
 from perception.errors import UserError
 
 
@@ -41,6 +41,18 @@ def test_a_path_below_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot be written .*choose another output folder"):
         write_atomic(tmp_path / "file" / "x.bin", b"1")
+
+
+def test_a_folder_is_replaced_when_all_is_written_or_stays(tmp_path):
+    with replacing_folder(tmp_path / "new" / "x") as fresh:
+        (fresh / "a").write_bytes(b"1")
+    with pytest.raises(OSError, match="of the writer"), replacing_folder(tmp_path / "new" / "x") as fresh:
+        (fresh / "b").write_bytes(b"2")
+        raise OSError("of the writer")
+    assert [path.relative_to(tmp_path).as_posix() for path in (tmp_path / "new").rglob("*")] == ["new/x", "new/x/a"]
+    with replacing_folder(tmp_path / "new" / "x") as fresh:
+        (fresh / "c").write_bytes(b"3")
+    assert [path.name for path in (tmp_path / "new").rglob("*")] == ["x", "c"]
 
 
 def test_temporaries_of_dead_writers_are_orphans_and_those_of_living_ones_are_not(tmp_path):

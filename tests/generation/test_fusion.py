@@ -150,8 +150,15 @@ def test_several_controls_are_summed(
 
 
 def test_compiled_networks_give_the_same_and_see_few_batch_sizes(
-    tiny_sd: Path, control: nn.Module, told: Told, small: Options, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    tiny_sd: Path,
+    control: nn.Module,
+    told: Told,
+    small: Options,
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    request.addfinalizer(torch.compiler.reset)
     graphs: list[int] = []
 
     def counting(graph: Any, examples: Any) -> Any:
@@ -170,7 +177,6 @@ def test_compiled_networks_give_the_same_and_see_few_batch_sizes(
     assert 2 <= found <= 2 * 3  # control network and denoiser, each for batches of no more than 2, 4 and 8 rows
     compiled(_noise(stream), told, _held(stream))
     assert len(graphs) == found
-    torch.compiler.reset()
 
 
 def test_the_control_matters(denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream) -> None:

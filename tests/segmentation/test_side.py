@@ -1,9 +1,7 @@
 """The encoder beside a frozen pyramid: whose maps it joins, and what it does not see in training."""
 
-import pytest
 import torch
 
-from perception.errors import UserError
 from perception.segmentation.side import SideNetwork
 
 
@@ -38,10 +36,3 @@ def test_in_training_some_images_are_without_their_pyramid():
     assert 0.3 < seen[0].mean() < 0.7
     side.drop = 1.0
     assert not any(value[:, :3].any() for value in side(torch.rand(2, 3, 64, 64), maps(2))[1:])
-
-
-def test_a_model_without_such_maps():
-    with pytest.raises(UserError, match="timm has no model 'resnet'; expected one such as"):
-        SideNetwork("resnet", (8, 16))
-    with pytest.raises(UserError, match=r"has maps at strides .14, .*, none of the pyramid's \[8, 16\]"):
-        SideNetwork("vit_small_patch14_dinov2", (8, 16))

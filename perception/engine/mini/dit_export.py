@@ -10,6 +10,7 @@ import diffusers
 from diffusers import DiTTransformer2DModel
 
 from perception.data.fashion_mnist import CLASSES
+from perception.data.files import replacing_folder
 from perception.engine.mini.dit import noise_schedule
 
 
@@ -18,17 +19,13 @@ def export_dit(model: DiTTransformer2DModel, folder: Path) -> int:
 
     A README.md (the model card) in `folder` is kept.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model.half().save_pretrained(partial / "transformer")
-    model.float()
-    noise_schedule().save_pretrained(partial / "scheduler")
-    (partial / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n")
-    if (folder / "README.md").exists():
-        shutil.copy(folder / "README.md", partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replacing_folder(folder) as fresh:
+        model.half().save_pretrained(fresh / "transformer")
+        model.float()
+        noise_schedule().save_pretrained(fresh / "scheduler")
+        (fresh / "model_index.json").write_text(json.dumps(model_index(), indent=2) + "\n")
+        if (folder / "README.md").exists():
+            shutil.copy(folder / "README.md", fresh)
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

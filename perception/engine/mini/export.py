@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
+from perception.data.files import replacing_folder
 from perception.data.world import TEN_OBJECTS
 from perception.engine.mini.denoiser import TextToNoise, noise_schedule
 
@@ -42,16 +42,13 @@ def assemble(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer) -
 
 def export_folder(pipeline: StableDiffusionPipeline, folder: Path) -> int:
     """Write the pipeline as fp16 safetensors, replacing `folder` only when all is written; returns its bytes."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     pipeline.tokenizer.backend_tokenizer.no_truncation()  # what the last call asked for is not part of the tokenizer
     pipeline.tokenizer.backend_tokenizer.no_padding()
-    pipeline.to(dtype=torch.float16).save_pretrained(partial)
-    pipeline.to(dtype=torch.float32)
-    for config in partial.rglob("*config.json"):
-        _drop_local_paths(config)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replacing_folder(folder) as fresh:
+        pipeline.to(dtype=torch.float16).save_pretrained(fresh)
+        pipeline.to(dtype=torch.float32)
+        for config in fresh.rglob("*config.json"):
+            _drop_local_paths(config)
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

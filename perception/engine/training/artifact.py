@@ -7,7 +7,6 @@ labels = model.predict(image)           # PIL image -> uint8 [H, W]
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from perception.data.files import replacing_folder
 from perception.engine.training.check import find_type
 from perception.engine.training.hooks import check_state
 from perception.engine.training.registry import MODELS
@@ -159,11 +159,8 @@ def export_network(
 
 def save_folder(model: PyTorchModelHubMixin, folder: Path) -> None:
     """`save_pretrained` beside the folder, then put in its place."""
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    with replacing_folder(folder) as fresh:
+        model.save_pretrained(fresh)
 
 
 def read_artifact(folder: Path) -> dict[str, Any]:
@@ -190,16 +187,20 @@ def read_artifact(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of an artifact folder under the keys of its segmentor or network.
+    """The weights of an artifact folder under the keys of its segmentor or network; raises as `read_file`."""
+    return {key.removeprefix("segmentor."): value for key, value in read_file(folder).items()}
+
+
+def read_file(folder: Path) -> dict[str, Tensor]:
+    """The weights of an artifact folder under the keys of its file.
 
     Raises:
         UserError: model.safetensors is torn.
     """
     try:
-        weights = load_file(folder / "model.safetensors")
+        return load_file(folder / "model.safetensors")
     except SafetensorError as error:
         raise UserError(f"{folder}/model.safetensors is torn ({error}); copy the folder again") from error
-    return {key.removeprefix("segmentor."): value for key, value in weights.items()}
 
 
 def portable(model_config: Mapping[str, Any]) -> dict[str, Any]:

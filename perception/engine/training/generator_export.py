@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from perception.data.files import write_atomic
+from perception.data.files import replacing_folder, write_atomic
 from perception.engine.training.generator_model import GeneratorModel
 from perception.engine.training.generators import ControlGenerator
 from perception.generation.licences import licence_of
@@ -58,16 +57,13 @@ def export_generator(
     """
     network: Any = copy.deepcopy(model.trained()).cpu().half()
     facts = provenance(model, network, data, figures)
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    network.save_pretrained(fresh, safe_serialization=True)
-    config = json.loads((fresh / "config.json").read_text())
-    config.pop("_name_or_path", None)  # a path of this machine
-    write_atomic(fresh / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-    write_atomic(fresh / "training.json", (json.dumps(facts, indent=1) + "\n").encode())
-    write_atomic(fresh / "README.md", model_card(facts).encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    with replacing_folder(folder) as fresh:
+        network.save_pretrained(fresh, safe_serialization=True)
+        config = json.loads((fresh / "config.json").read_text())
+        config.pop("_name_or_path", None)  # a path of this machine
+        write_atomic(fresh / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+        write_atomic(fresh / "training.json", (json.dumps(facts, indent=1) + "\n").encode())
+        write_atomic(fresh / "README.md", model_card(facts).encode())
 
 
 def provenance(
