@@ -44,7 +44,8 @@ def assemble(parts: Parts) -> tuple[Denoiser, Conditioner]:
 
 
 def _unet(parts: Parts) -> tuple[Denoiser, Conditioner]:
-    return UNetDenoiser(parts.models["unet"]), ClipConditioner(parts.encoders, parts.tokenizers)
+    conditioner = ClipConditioner(parts.encoders, parts.tokenizers, empty_is_zeros=parts.folder.empty_is_zeros)
+    return UNetDenoiser(parts.models["unet"]), conditioner
 
 
 def _dit(parts: Parts) -> tuple[Denoiser, Conditioner]:

@@ -133,8 +133,8 @@ class DiffusionBackbone(nn.Module):
         """One row per prompt, hidden [N, length, D]; each distinct prompt is encoded once and remembered.
 
         Args:
-            prompts: strings; "" is the empty (unconditional) prompt. A class-conditional model takes the names (or
-                numbers) of its classes.
+            prompts: strings; "" is the empty (unconditional) prompt (SDXL: zeros). A class-conditional model takes
+                the names (or numbers) of its classes.
             length: tokens per row, padded as the tokenizer pads; default `max_text_tokens`.
             truncate: cut prompts that are too long instead of raising UserError.
         """

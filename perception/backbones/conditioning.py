@@ -92,6 +92,12 @@ class Condition:
 
         return replace(self._map(mean), keys=None)
 
+    def zeroed(self, rows: Sequence[bool]) -> Condition:
+        """Zeros for tokens and pooled text of the rows that are True."""
+        mask = torch.tensor(list(rows), device=self.hidden.device)
+        pooled = None if self.pooled is None else self.pooled.masked_fill(mask[:, None], 0)
+        return replace(self, hidden=self.hidden.masked_fill(mask[:, None, None], 0), pooled=pooled)
+
     def to(self, *args: Any) -> Condition:
         """Device and dtype conversion, with the arguments of `Tensor.to`; masks and class labels keep their dtype."""
         places = [arg for arg in args if not isinstance(arg, torch.dtype)]

@@ -27,6 +27,8 @@ def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
     _add(digest, folder.scheduler[0], _canonical(scheduler))
     if folder.classes:
         _add(digest, "classes", json.dumps(sorted(folder.classes.items())))
+    if folder.empty_is_zeros:
+        _add(digest, "empty prompt", "zeros")
     _add(digest, "random_init_seed", str(random_init_seed))
     return digest.hexdigest()
 

@@ -18,12 +18,16 @@ class ClipConditioner(Conditioner):
     """CLIP-style tokenizers and text encoders as one function of prompts.
 
     Stable Diffusion 1.x and 2.x read the last hidden state after the final LayerNorm; SDXL concatenates the
-    penultimate hidden states of two encoders and pools the second (Podell et al. 2023, section 2.1).
+    penultimate hidden states of two encoders and pools the second (Podell et al. 2023, section 2.1), and drops text
+    in training by zeros, which the empty prompt then stands for (`empty_is_zeros`).
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], tokenizers: Mapping[str, Any]) -> None:
+    def __init__(
+        self, encoders: Mapping[str, nn.Module], tokenizers: Mapping[str, Any], *, empty_is_zeros: bool = False
+    ) -> None:
         super().__init__(encoders, tokenizers, clip_tokens(encoders, tokenizers))
         self.penultimate = len(encoders) > 1
+        self.empty_is_zeros = empty_is_zeros
 
     def encode(self, prompts: list[str], length: int, truncate: bool) -> Condition:
         """One call per encoder."""
@@ -33,7 +37,8 @@ class ClipConditioner(Conditioner):
             out = encoder(ids, output_hidden_states=self.penultimate)
             hidden.append(out.hidden_states[-2] if self.penultimate else out[0])  # [n, L, D_i]
             pooled = out[0] if self.penultimate else None  # [n, P]: text_embeds of the last encoder
-        return Condition(torch.cat(hidden, dim=-1), pooled)
+        condition = Condition(torch.cat(hidden, dim=-1), pooled)
+        return condition.zeroed([not prompt for prompt in prompts]) if self.empty_is_zeros else condition
 
 
 class PixArtConditioner(Conditioner):

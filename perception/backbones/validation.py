@@ -38,6 +38,9 @@ class ModelFolder:
     tokenizers: Mapping[str, tuple[str, Path]]  # component -> (class name, folder), one per text encoder
     scheduler: tuple[str, Path]
     classes: Mapping[int, str]  # class names of a class-conditional model, as model_index.json has them
+    empty_is_zeros: (
+        bool  # the unconditional prompt is zeros, not the encoded "" (SDXL, unless model_index.json says no)
+    )
 
 
 def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
@@ -76,7 +79,8 @@ def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
     if problems:
         raise unusable(path, problems)
     scheduler = (index["scheduler"][-1], path / "scheduler")
-    return ModelFolder(path, str(index.get("_class_name")), family, models, tokenizers, scheduler, labels)
+    zeros = "StableDiffusionXL" in str(index.get("_class_name")) and index.get("force_zeros_for_empty_prompt", True)
+    return ModelFolder(path, str(index.get("_class_name")), family, models, tokenizers, scheduler, labels, bool(zeros))
 
 
 def _class_in(index: Mapping[str, Any], name: str) -> str | None:

@@ -26,10 +26,22 @@ def test_equals_the_stable_diffusion_pipeline(tiny_backbone: DiffusionBackbone, 
 def test_equals_the_sdxl_pipeline(make_folder: Callable[[str], Path]) -> None:
     folder = make_folder("sdxl")
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder)
-    hidden, _, pooled, _ = pipeline.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=False)
-    condition = load_backbone(folder, device="cpu").condition(PROMPTS)
-    torch.testing.assert_close(condition.hidden, hidden)
-    torch.testing.assert_close(condition.pooled, pooled)
+    texts = [prompt for prompt in PROMPTS if prompt]
+    hidden, empty, pooled, pooled_empty = pipeline.encode_prompt(texts, device="cpu")
+    condition = load_backbone(folder, device="cpu").condition([*texts, ""])
+    assert not empty.any() and not pooled_empty.any()  # zeros stand for the prompt that is not there
+    torch.testing.assert_close(condition.hidden, torch.cat([hidden, empty[:1]]))
+    torch.testing.assert_close(condition.pooled, torch.cat([pooled, pooled_empty[:1]]))
+
+
+def test_sdxl_that_encodes_the_empty_prompt(make_folder: Callable[[str], Path], edit: Callable[..., None]) -> None:
+    folder = make_folder("sdxl")
+    zeros = load_backbone(folder, device="cpu")
+    edit(folder / "model_index.json", force_zeros_for_empty_prompt=False)
+    encoded = load_backbone(folder, device="cpu")
+    assert encoded.fingerprint != zeros.fingerprint
+    assert encoded.condition([""]).hidden.any() and encoded.condition([""]).pooled.any()
+    assert not zeros.condition([""]).hidden.any() and not zeros.condition([""]).pooled.any()
 
 
 def test_every_distinct_prompt_is_encoded_once(tiny_sd: Path) -> None:
