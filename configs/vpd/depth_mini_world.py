@@ -38,6 +38,7 @@ model = {
         "backbone": "mini",
         "conditioning": "empty",
         "max_depth": 100.0,
+        "min_depth": 0.5,  # log depth: most of a street is within 10 m
         "fusion_channels": 128,
         "num_filters": [64, 32, 32],
         "decoder_channels": 32,

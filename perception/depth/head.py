@@ -1,10 +1,10 @@
-"""VPD's depth head: fuse a pyramid at its third level, decode to full resolution, squash to (0, max_depth)."""
+"""VPD's depth head: fuse a pyramid at its third level, decode to full resolution, squash to metres."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import gcd
+from math import gcd, inf
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,13 @@ class DepthHead(nn.Module):
     bilinearly up to the image's size. Any image size: the fused map is cropped to the ceil(H/4s) x ceil(W/4s) cells
     that hold the image, so padding at the bottom and right costs nothing in the decoder.
 
+    The last step is a sigmoid of depth itself as published, or of its logarithm if there is a `min_depth`: half of the
+    range is then the geometric mean. Rooms need the first. Streets, where most is within 10 m of 100, need the second:
+    what is far tends to saturate at half of `max_depth` otherwise, where the last ReLUs are all dead.
+
     Raises:
-        UserError: other than four maps, a kernel other than 2, 3, 4, or more deconvolutions than the stride allows.
+        UserError: other than four maps, a kernel other than 2, 3, 4, more deconvolutions than the stride allows, or
+            depths that are no range.
     """
 
     def __init__(
@@ -35,12 +40,15 @@ class DepthHead(nn.Module):
         deconv_kernels: Sequence[int] = (2, 2, 2),
         decoder_channels: int = 192,  # at full resolution
         max_depth: float = 10.0,  # metres
+        min_depth: float | None = None,  # metres, of a sigmoid in log depth; None: in depth, from 0
     ) -> None:
         super().__init__()
         doublings = (4 * stride).bit_length() - 1
         _check(channels, stride, num_filters, deconv_kernels, doublings)
+        if not 0 < (max_depth / 2 if min_depth is None else min_depth) < max_depth < inf:
+            raise UserError(f"min_depth is {min_depth} and max_depth {max_depth}; expected metres, 0 < min < max")
         fine, middle = channels[0], channels[1]
-        self.stride, self.max_depth = stride, max_depth
+        self.stride, self.min_depth, self.max_depth = stride, min_depth, max_depth
         self.upsamplings = doublings - len(num_filters)  # bilinear ones
         self.fine = nn.Sequential(_halving(fine), _group_norm(fine), nn.ReLU(), _halving(fine))
         self.middle = _halving(middle)
@@ -73,7 +81,7 @@ class DepthHead(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Depth float32 [B, 1, H, W] in metres, in (0, max_depth).
+        """Depth float32 [B, 1, H, W] in metres, in (min_depth or 0, max_depth).
 
         Args:
             features: four maps of the (padded) image, finest first.
@@ -98,7 +106,10 @@ class DepthHead(nn.Module):
     def decode(self, fused: Tensor, size: tuple[int, int]) -> Tensor:
         """Depth float32 [B, 1, H, W] in metres of a fused map."""
         raw = self.last(self.expand(fused, size))[..., : size[0], : size[1]]
-        return self.max_depth * raw.float().sigmoid()
+        share = raw.float().sigmoid()
+        if self.min_depth is None:
+            return self.max_depth * share
+        return self.max_depth * (self.min_depth / self.max_depth) ** (1 - share)
 
 
 def _check(

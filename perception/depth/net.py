@@ -64,6 +64,7 @@ class DepthNet(TaskNetwork):
         checkpointing: bool = False,  # save memory in training
         shortcuts: bool = True,  # exact savings
         max_depth: float = 10.0,  # metres
+        min_depth: float | None = None,  # metres, of a sigmoid in log depth (streets); None: in depth (rooms)
         fusion_channels: int = 512,
         num_filters: Sequence[int] = (128, 64, 32),  # of the deconvolutions
         deconv_kernels: Sequence[int] = (2, 2, 2),
@@ -97,7 +98,7 @@ class DepthNet(TaskNetwork):
         self.side = None if side is None else SideNetwork(side, strides)
         if self.side is not None:
             strides, channels = self.side.strides, self.side.joined(channels)
-        self.head = DepthHead(channels[:_LEVELS], strides[0], *widths, max_depth)
+        self.head = DepthHead(channels[:_LEVELS], strides[0], *widths, max_depth, min_depth)
         self._describe(task, backbone_fingerprint, image_size, metrics)
 
     @property
@@ -106,7 +107,7 @@ class DepthNet(TaskNetwork):
         return {**super().config, "templates": []}
 
     def forward(self, images: Tensor, given: Sequence[Any] | None = None) -> Tensor:
-        """Depth float32 [B, 1, H, W] in metres, in (0, max_depth).
+        """Depth float32 [B, 1, H, W] in metres, in (min_depth or 0, max_depth).
 
         Args:
             images: RGB [B, 3, H, W] in [0, 1], any H and W.

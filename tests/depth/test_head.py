@@ -33,6 +33,16 @@ def test_finer_pyramids_end_at_the_image_size_too():
     assert head(pyramid((8, 12, 16, 24), 64, 96, stride=4), (64, 96)).shape == (2, 1, 64, 96)
 
 
+def test_log_depth():
+    """The same decoder, read in logarithms: half of the range is the geometric mean, and the ends are the limits."""
+    head = DepthHead((8, 12, 16, 24), max_depth=100.0, min_depth=1.0, **SMALL)
+    maps = pyramid((8, 12, 16, 24), 64, 64)
+    for bias, metres in ((0.0, 10.0), (-40.0, 1.0), (40.0, 100.0)):
+        nn.init.constant_(head.last[-1].bias, bias)
+        nn.init.zeros_(head.last[-1].weight)
+        torch.testing.assert_close(head(maps, (64, 64)), torch.full((2, 1, 64, 64), metres))
+
+
 def test_gradients_and_batch_invariance():
     head = DepthHead((8, 12, 16, 24), **SMALL)
     maps = pyramid((8, 12, 16, 24), 64, 64)
@@ -55,6 +65,8 @@ def test_initial_weights_are_those_of_the_reference():
     [
         ({"channels": (8, 8, 8)}, "fuses 4 maps"),
         ({"stride": 6}, "needs a power of two"),
+        ({"max_depth": 0.0}, "min_depth is None and max_depth 0.0; expected metres, 0 < min < max"),
+        ({"min_depth": 10.0}, "min_depth is 10.0 and max_depth 10.0; expected metres, 0 < min < max"),
         ({"deconv_kernels": (2, 2)}, "need one entry per layer"),
         ({"deconv_kernels": (2, 5, 2)}, "choose each from 2, 3 and 4"),
         ({"num_filters": (8,) * 6, "deconv_kernels": (2,) * 6}, "enlarge 64 times.*stride 32; use at most 5"),
