@@ -43,7 +43,7 @@ model = {
         "num_filters": [64, 32, 32],
         "decoder_channels": 32,
         "train": "head",
-        "upsample": 1,
+        "upsample": 4,  # finer cells for small pictures
         "random_init_seed": None,
         "side": "resnet18",
         "encoder": None,
