@@ -12,7 +12,8 @@ One hundred labelled scenes and their mirror images, as many steps:
 Controls, each with a --work-dir of its own: random weights (`model.backbone.random_init_seed=0`), no text
 (`model.backbone.conditioning=empty model.backbone.map_strides=[]`), ResNet-18 from scratch (resnet18_mini_world.py).
 mIoU must be clearly above random weights and ResNet-18 on 100 scenes; without text it is as good, as configs/README.md
-says. From the second epoch on neither VAE nor denoiser runs. At a quarter of the cost: `model.backbone.upsample=2 model.backbone.side=resnet18`, a ResNet-18 trained beside `mini`.
+says. From the second epoch on neither VAE nor denoiser runs. At a quarter of the cost, with a ResNet-18 trained beside
+`mini`: `model.backbone.upsample=2 model.backbone.side=resnet18`.
 """
 
 from mmengine.config import read_base
