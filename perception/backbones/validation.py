@@ -38,9 +38,7 @@ class ModelFolder:
     tokenizers: Mapping[str, tuple[str, Path]]  # component -> (class name, folder), one per text encoder
     scheduler: tuple[str, Path]
     classes: Mapping[int, str]  # class names of a class-conditional model, as model_index.json has them
-    empty_is_zeros: (
-        bool  # the unconditional prompt is zeros, not the encoded "" (SDXL, unless model_index.json says no)
-    )
+    empty_is_zeros: bool  # zeros stand for the empty prompt (SDXL, unless model_index.json says otherwise)
 
 
 def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:

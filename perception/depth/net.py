@@ -93,12 +93,12 @@ class DepthNet(TaskNetwork):
             # fmt: on
         else:
             self.encoder = TimmEncoder(encoder)
-        widths = (fusion_channels, num_filters, deconv_kernels, decoder_channels)
         strides, channels = self.encoder.strides, self.encoder.channels
+        decoder = (fusion_channels, num_filters, deconv_kernels, decoder_channels, max_depth, min_depth)
         self.side = None if side is None else SideNetwork(side, strides)
         if self.side is not None:
             strides, channels = self.side.strides, self.side.joined(channels)
-        self.head = DepthHead(channels[:_LEVELS], strides[0], *widths, max_depth, min_depth)
+        self.head = DepthHead(channels[:_LEVELS], strides[0], *decoder)
         self._describe(task, backbone_fingerprint, image_size, metrics)
 
     @property
