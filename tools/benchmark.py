@@ -4,6 +4,7 @@ python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
 python tools/benchmark.py --rows waterfall --batch 4 --compile
+python tools/benchmark.py --rows waterfall --batch 16 --rows-per-call 256 --compile
 python tools/benchmark.py --rows windows --compile
 python tools/benchmark.py --backbone random-sd1 --rows epochs --scenes 16 --configs configs/fpn/fpn_mini_world.py
 python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
@@ -53,6 +54,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS[:-1], help="(default: all but waterfall)")
     parser.add_argument(
         "--configs", nargs="+", type=Path, default=TRAININGS, help="of the epochs row, miniature world (default: two)"
+    )
+    parser.add_argument(
+        "--rows-per-call", type=int, default=32, help="most denoiser rows per call of waterfall (default %(default)s)"
     )
     parser.add_argument(
         "--compile", action="store_true", help="one step more of waterfall and windows, with torch.compile"
@@ -119,7 +123,8 @@ def measure(args: argparse.Namespace) -> None:
         print(waterfall.HEADER)
         objects = waterfall.world_objects(args.batch, args.size)
         reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)
-        for step in waterfall.waterfall(backbone, *objects, reduced=reduced, compile=args.compile):
+        steps = waterfall.waterfall(backbone, *objects, rows=args.rows_per_call, reduced=reduced, compile=args.compile)
+        for step in steps:
             print(step.render(), flush=True)
 
 
