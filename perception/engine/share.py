@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from perception import __version__
 from perception.data.files import write_atomic
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome, Predictor
@@ -165,7 +166,7 @@ def _below(out: Path, path: str) -> Path:
 
 @cache
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("perception", "torch", "diffusers")}
+    return {"perception": __version__, **{name: version(name) for name in ("torch", "diffusers")}}
 
 
 def _nothing() -> None:
