@@ -67,7 +67,7 @@ def randomize(model: Model, seed: str) -> Model:
     Linear and convolution layers as PyTorch initialises them (uniform, bound 1 / sqrt(fan in)), norms to the identity,
     embeddings and free parameters N(0, 0.02^2).
     """
-    generator = torch.Generator(device="cpu")
+    generator = torch.Generator(device="cpu")  # equal values on every device
     generator.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little", signed=True))
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
     with torch.no_grad():
@@ -75,11 +75,13 @@ def randomize(model: Model, seed: str) -> Model:
             for key, parameter in module.named_parameters(recurse=False):
                 if isinstance(module, layers):
                     bound = 1 / math.sqrt(module.weight[0].numel())
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    drawn = torch.empty_like(parameter, device="cpu").uniform_(-bound, bound, generator=generator)
+                    parameter.copy_(drawn)
                 elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
                     parameter.fill_(1.0 if key == "weight" else 0.0)
                 else:
-                    parameter.normal_(0.0, 0.02, generator=generator)
+                    drawn = torch.empty_like(parameter, device="cpu").normal_(0.0, 0.02, generator=generator)
+                    parameter.copy_(drawn)
     return model
 
 
