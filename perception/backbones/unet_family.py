@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -84,6 +85,10 @@ class UNetDenoiser:
 
     def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
         """Blocks, residual blocks, transformers and the attentions inside them."""
+        return self._tap_modules
+
+    @cached_property
+    def _tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
         return {name: (module, kind) for name, module in self.module.named_modules() if (kind := _kind(name, module))}
 
     def feature_of(self, output: Any) -> Tensor:
