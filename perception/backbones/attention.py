@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from perception.backbones.spec import Tap
 from perception.errors import UserError
 
 HeadReduction = Literal["mean", "max", "all"]
+_SMALL = 2**17  # entries of one head's matrix: 1,024 cells x 128 tokens
 
 
 class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
@@ -73,7 +75,7 @@ class AttentionRecorder(AbstractContextManager["AttentionRecorder"]):
 def attention_probabilities(
     attention: Any, query: Tensor, key: Tensor, heads: HeadReduction = "mean", bias: Tensor | None = None
 ) -> Tensor:
-    """softmax over the keys, in float32, one head at a time so that the peak is one head's matrix.
+    """softmax over the keys, in float32; large layers one head at a time, so that the peak is one head's matrix.
 
     Args:
         attention: a diffusers `Attention`; gives the number of heads, the scale and the query/key norms.
@@ -91,19 +93,19 @@ def attention_probabilities(
         split_key = attention.norm_k(split_key)
     scale = split_query.shape[-1] ** -0.5  # as in scaled_dot_product_attention
 
-    def one(head: int) -> Tensor:
-        q, k = split_query[:, head].float(), split_key[:, head].float()
+    def softmax(some: slice) -> Tensor:
+        q, k = split_query[:, some].float(), split_key[:, some].float()
         with _exact(q):
-            scores = q @ k.transpose(-1, -2) * scale  # [B, N, K]
-            scores = scores if bias is None else scores + bias.float()
-            return scores.softmax(dim=-1).transpose(-1, -2)  # [B, K, N]
+            scores = q @ k.transpose(-1, -2) * scale  # [B, heads, N, K]
+            scores = scores if bias is None else scores + bias.float()[:, None]
+            return scores.softmax(dim=-1).transpose(-1, -2)  # [B, heads, K, N]
 
-    maps = [one(0)] if heads != "all" else [one(h) for h in range(attention.heads)]
+    at_once = attention.heads if query.shape[1] * key.shape[1] <= _SMALL else 1
+    groups = (slice(head, head + at_once) for head in range(0, attention.heads, at_once))
     if heads == "all":
-        return torch.stack(maps, dim=1).to(query.dtype)
-    total = maps[0]
-    for head in range(1, attention.heads):
-        total = total + one(head) if heads == "mean" else torch.maximum(total, one(head))
+        return torch.cat([softmax(some) for some in groups], dim=1).to(query.dtype)
+    reduce, join = (torch.sum, torch.add) if heads == "mean" else (torch.amax, torch.maximum)
+    total = functools.reduce(join, (reduce(softmax(some), dim=1) for some in groups))
     return (total / attention.heads if heads == "mean" else total).to(query.dtype)
 
 
