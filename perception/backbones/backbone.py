@@ -17,6 +17,7 @@ from perception.backbones.attention import AttentionSpec, HeadReduction, merge_m
 from perception.backbones.compiled import CompiledDenoiser
 from perception.backbones.conditioning import Condition, Conditioner
 from perception.backbones.denoiser import Denoiser
+from perception.backbones.devices import sent
 from perception.backbones.features import extract
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
 from perception.backbones.memory import RowMemory
@@ -150,7 +151,7 @@ class DiffusionBackbone(nn.Module):
         """
         check_latents(latents, self.latent_channels)
         alpha, sigma = self._coefficients(t, latents)
-        mixed = alpha * latents.float() + sigma * noise.to(latents.device).float()
+        mixed = alpha * latents.float() + sigma * sent(noise, latents.device).float()
         return mixed.to(latents.dtype).contiguous()
 
     def check_size(self, height: int, width: int) -> None:
@@ -339,7 +340,7 @@ class DiffusionBackbone(nn.Module):
     def _latent_input(self, x_t: Tensor) -> Tensor:
         check_latents(x_t, self.latent_channels)
         self.check_size(x_t.shape[-2], x_t.shape[-1])
-        return x_t.to(self.device, self.dtype).contiguous()
+        return sent(x_t, self.device, self.dtype).contiguous()
 
     def _steps(self, t: int | Tensor, rows: int) -> Tensor:
         """Checked timesteps [1 or rows] on the CPU."""
@@ -351,11 +352,11 @@ class DiffusionBackbone(nn.Module):
     def _coefficients(self, t: int | Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma, [B or 1, 1, 1, 1] float32 on the device of `latents`."""
         steps, path = self._steps(t, len(latents)).view(-1, 1, 1, 1), self.noise_path
-        return path.alpha(steps).to(latents.device), path.sigma(steps).to(latents.device)
+        return sent(path.alpha(steps), latents.device), sent(path.sigma(steps), latents.device)
 
     def _told(self, steps: Tensor, condition: Condition, rows: int) -> tuple[Tensor, Condition]:
         """The network's measure of time [rows] and the condition, `rows` rows, on its device."""
-        time = self.noise_path.model_time(steps).to(self.device).expand(rows)
+        time = sent(self.noise_path.model_time(steps), self.device).expand(rows)
         return time, condition.expand(rows).to(self.device, self.dtype)
 
     def _call(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perception.backbones.devices import sent
 from perception.errors import UserError
 
 _CHUNK = 64  # prompts per call of the text encoder
@@ -41,7 +42,7 @@ class Condition:
         every = torch.arange(len(self))
         rows = every[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)
         keys = None if self.keys is None else tuple(self.keys[i] for i in rows.tolist())
-        return replace(self._map(lambda x: x[rows.to(x.device)]), keys=keys)
+        return replace(self._map(lambda x: x[sent(rows, x.device)]), keys=keys)
 
     def repeat_interleave(self, repeats: int) -> Condition:
         """Every row `repeats` times: [r0, r0, ..., r1, r1, ...]."""

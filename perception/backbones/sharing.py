@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perception.backbones.devices import sent
 from perception.backbones.memory import RowMemory
 from perception.errors import UserError
 
@@ -77,6 +78,16 @@ class TextRows:
     def __init__(self) -> None:
         self.keys: tuple[str, ...] | None = None
         self.timestep: float | None = None
+        self._split: tuple[tuple[str, ...], tuple[str, ...], Tensor] | None = None
+
+    def distinct(self, device: torch.device) -> tuple[tuple[str, ...], Tensor]:
+        """The different prompts of the batch, and the number of each row's among them, int64 [B]."""
+        assert self.keys is not None
+        if self._split is None or self._split[0] is not self.keys or self._split[2].device != device:
+            numbers = {key: number for number, key in enumerate(dict.fromkeys(self.keys))}
+            rows = torch.tensor([numbers[key] for key in self.keys])
+            self._split = self.keys, tuple(numbers), sent(rows, device)
+        return self._split[1:]
 
 
 def wants_gradient(value: Tensor, module: nn.Module) -> bool:
@@ -95,22 +106,30 @@ class CachedProjection(nn.Module):
         super().__init__()
         self.projection = projection
         self._slot, self._batch, self._memory = slot, rows, memory
+        self._table: tuple[tuple[str, ...], Tensor] | None = None  # of the last batch, whose prompts mostly come again
 
     def forward(self, text: Tensor) -> Tensor:
         """Project text tokens [B, L, D] to [B, L, C]."""
-        keys = self._batch.keys
-        if keys is None or wants_gradient(text, self.projection):
+        if self._batch.keys is None or wants_gradient(text, self.projection):
             return self.projection(text)
-        known = {key: self._memory.get(key, self._slot) for key in set(keys)}
-        first = {key: row for row, key in reversed(list(enumerate(keys))) if known[key] is None}
-        if first:
+        distinct, rows = self._batch.distinct(text.device)
+        if self._table is None or self._table[0] != distinct:
             with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
-                projected = self.projection(text[list(first.values())])
-            for key, row in zip(first, projected.unbind(0), strict=True):
+                self._table = distinct, torch.stack(self._remembered(distinct, text))
+        table = self._table[1]  # [prompts, L, C]
+        return table.expand(len(text), -1, -1) if len(distinct) == 1 else table[rows]
+
+    def _remembered(self, distinct: tuple[str, ...], text: Tensor) -> list[Tensor]:
+        """The projection of every prompt [L, C]; those that are not known yet from their rows of `text`."""
+        keys: Any = self._batch.keys
+        known = {key: self._memory.get(key, self._slot) for key in distinct}
+        missing = [key for key in distinct if known[key] is None]
+        if missing:
+            projected = self.projection(text[[keys.index(key) for key in missing]])
+            for key, row in zip(missing, projected.unbind(0), strict=True):
                 known[key] = row
                 self._memory.put(key, self._slot, row)
-        rows = [row for key in keys if (row := known[key]) is not None]
-        return rows[0].expand(len(keys), -1, -1) if len(known) == 1 else torch.stack(rows)
+        return [row for key in distinct if (row := known[key]) is not None]
 
 
 def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones import Condition
+from perception.backbones.devices import sent
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource
 from perception.classification.rounds import Work, score_together
@@ -109,7 +110,7 @@ class Track:
         rows = [row for c in race.table.alive for row in self.candidates[c].rows]
         return Work(
             latent=latent,
-            noise=torch.stack(eps).to(latent.device) if eps else latent.new_zeros(0, *shape),
+            noise=sent(torch.stack(eps), latent.device) if eps else latent.new_zeros(0, *shape),
             timesteps=torch.tensor([sample.timestep for sample in block], dtype=torch.long),
             candidates=torch.tensor(rows),
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones import Condition
+from perception.backbones.devices import sent
 from perception.generation.control import ControlledDenoiser
 from perception.generation.covering import Covering, WindowOfImage, chunks
 from perception.generation.options import GenerationOptions
@@ -120,8 +121,8 @@ class LatentFusion:
     def _put_back(self, latents: Tensor, held: Held, level: int | None) -> Tensor:
         shape = held.latents.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in held.generators])
-        noised = held.latents.to(latents.device)
+        noised = sent(held.latents, latents.device)
         if level is not None:
             noised = self.denoiser.backbone.noise(noised, level, noise)
-        mask = held.mask.to(latents.device)
+        mask = sent(held.mask, latents.device)
         return noised * mask + latents * (1 - mask)
