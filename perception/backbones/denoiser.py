@@ -53,8 +53,8 @@ class Denoiser(Protocol):
     def text_attentions(self) -> list[nn.Module]:
         """Attention modules whose `to_k` and `to_v` read text alone."""
 
-    def time_layers(self) -> list[tuple[nn.Module, str]]:
-        """Layers whose outputs are a function of the timestep alone, as (owner, attribute)."""
+    def time_layers(self) -> list[nn.Module]:
+        """Layers whose outputs are a function of the timestep alone."""
 
     def final_modules(self) -> list[nn.Module]:
         """Modules behind the last tap: they make the prediction and no feature."""

@@ -44,9 +44,9 @@ class DiTDenoiser(TransformerDenoiser):
         """The self-attention."""
         return {"attn1": (block.attn1, "self_attention")}
 
-    def time_layers(self) -> list[tuple[nn.Module, str]]:
+    def time_layers(self) -> list[nn.Module]:
         """The time embedding, which every block has its own copy of."""
-        return [(block.norm1.emb, "timestep_embedder") for block in self.module.transformer_blocks]
+        return [block.norm1.emb.timestep_embedder for block in self.module.transformer_blocks]
 
     def final_modules(self) -> list[nn.Module]:
         """The final projections."""

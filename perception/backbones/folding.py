@@ -10,44 +10,38 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.memory import RowMemory
-from perception.backbones.sharing import TextRows, wants_gradient
+from perception.backbones.sharing import TextRows, standing_in, wants_gradient
 
 
-class FoldedTime(nn.Module):
-    """A layer of the time embedding that remembers its output per timestep.
+class FoldedTime:
+    """The forward of a layer of the time embedding that remembers its output per timestep.
 
     Only a batch with a single timestep is answered from memory, and only where no gradient is wanted.
     """
 
     def __init__(self, layer: nn.Module, slot: str, rows: TextRows, memory: RowMemory) -> None:
-        super().__init__()
-        self.layer = layer
+        self._layer, self._forward = layer, layer.forward
         self._slot, self._batch, self._memory = slot, rows, memory
 
-    def forward(self, embedding: Tensor, *args: Any) -> Tensor:
+    def __call__(self, embedding: Tensor, *args: Any) -> Tensor:
         """Apply the layer to time embeddings [B, D]."""
-        if self._batch.timestep is None or wants_gradient(embedding, self.layer):
-            return self.layer(embedding, *args)
+        if self._batch.timestep is None or wants_gradient(embedding, self._layer):
+            return self._forward(embedding, *args)
         key = f"timestep {self._batch.timestep}"
         row = self._memory.get(key, self._slot)
         if row is None:
             with torch.inference_mode(False), torch.no_grad():  # may later be part of a graph
-                row = self.layer(embedding, *args)[:1].clone()
+                row = self._forward(embedding, *args)[:1].clone()
             self._memory.put(key, self._slot, row)
         return row.expand(len(embedding), -1)
 
 
 @contextmanager
-def folded_time(layers: Sequence[tuple[nn.Module, str]], rows: TextRows, memory: RowMemory) -> Iterator[None]:
-    """Put a FoldedTime before every layer, given as (owner, attribute); `memory` outlives the context."""
-    plain = [getattr(owner, name) for owner, name in layers]
-    for number, (owner, name) in enumerate(layers):
-        setattr(owner, name, FoldedTime(plain[number], f"time {number}", rows, memory))
-    try:
+def folded_time(layers: Sequence[nn.Module], rows: TextRows, memory: RowMemory) -> Iterator[None]:
+    """Let a FoldedTime stand in for every layer; `memory` outlives the context."""
+    folded = [(layer, FoldedTime(layer, f"time {number}", rows, memory)) for number, layer in enumerate(layers)]
+    with standing_in(folded):
         yield
-    finally:
-        for layer, (owner, name) in zip(plain, layers, strict=True):
-            setattr(owner, name, layer)
 
 
 class SingleTokenAttention:

@@ -115,11 +115,12 @@ class UNetDenoiser:
         """Every cross-attention."""
         return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
 
-    def time_layers(self) -> list[tuple[nn.Module, str]]:
+    def time_layers(self) -> list[nn.Module]:
         """The time embedding and, unless pooled text is added to it, its projection in every residual block."""
-        layers: list[tuple[nn.Module, str]] = [(self.module, "time_embedding")]
-        blocks = [m for m, kind in self.tap_modules().values() if kind == "residual_block" and not self.is_xl]
-        return layers + [(m, "time_emb_proj") for m in blocks if m.time_emb_proj is not None]
+        blocks: list[Any] = [
+            m for m, kind in self.tap_modules().values() if kind == "residual_block" and not self.is_xl
+        ]
+        return [self.module.time_embedding, *(m.time_emb_proj for m in blocks if m.time_emb_proj is not None)]
 
     def final_modules(self) -> list[nn.Module]:
         """The final norm and convolution."""
