@@ -72,14 +72,21 @@ def distributed(config: Config) -> Iterator[None]:
     on CPUs the process group is opened here, which the Runner respects, and DDP gets no device.
 
     Raises:
-        UserError: norms are to be shared between processes on CPUs, which torch cannot.
+        UserError: more processes than GPUs, or norms are to be shared between processes on CPUs, which torch cannot.
     """
     if "RANK" not in os.environ:
         yield
         return
     config.launcher = "pytorch"
     opened_here = not torch.distributed.is_initialized()
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if rank >= gpus:
+            raise UserError(
+                f"process {rank} of this machine has no GPU: there are {gpus}; start torchrun with"
+                f" --nproc-per-node {gpus}, or CUDA_VISIBLE_DEVICES= for CPUs"
+            )
+    else:
         if config.get("sync_bn"):
             raise UserError(
                 f"sync_bn={config.sync_bn!r} shares norms between processes, which works on GPUs alone; on CPUs add"

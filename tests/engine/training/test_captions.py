@@ -66,7 +66,8 @@ def segmentor(tiny_sd, **backbone):
         "train_cfg": {},
         "test_cfg": {"mode": "slide", "crop_size": (64, 64), "stride": (64, 64)},
     }
-    return MODELS.build(ConfigDict(with_channels(model))).eval()
+    built = MODELS.build(ConfigDict(with_channels(model))).eval()
+    return built.to(built.backbone.vpd.backbone.device)
 
 
 def samples(*captions):
@@ -78,6 +79,7 @@ def samples(*captions):
 def test_each_image_is_told_its_own(tiny_sd):
     model = segmentor(tiny_sd)
     images = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)).expand(2, -1, -1, -1)
+    images = images.to(model.backbone.vpd.backbone.device)
 
     def logits(*captions):
         return [s.seg_logits.data for s in model(images[: len(captions)], samples(*captions), mode="predict")]

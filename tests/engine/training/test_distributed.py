@@ -79,11 +79,22 @@ def test_shared_norms_need_gpus(monkeypatch):
     assert load_config("configs/vpd/vpd_sd15_ade20k.py", Overrides(["sync_bn=None"])).sync_bn is None
 
 
-def test_two_processes_are_one_with_the_doubled_batch(script, config, tiny_backbone, tmp_path):
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    sentence = "process 1 of this machine has no GPU: there are 1; .* --nproc-per-node 1, or CUDA_VISIBLE_DEVICES="
+    with pytest.raises(UserError, match=sentence), distributed(load_config("configs/vpd/vpd_mini_world.py")):
+        pytest.fail("the training began")
+
+
+def test_two_processes_are_one_with_the_doubled_batch(script, config, tiny_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # here, as in the processes
     alone = script.main(config, tmp_path / "one", "train_dataloader.batch_size=2")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
     arguments = [config, tmp_path / "two", "train_dataloader.batch_size=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *arguments], env=environment, timeout=300, capture_output=True, text=True, check=False
     )

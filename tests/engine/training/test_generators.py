@@ -196,7 +196,7 @@ def run(tiny_sd, tmp_path):
 
 
 def _weights(file):
-    return torch.load(file, weights_only=False)["state_dict"]
+    return torch.load(file, weights_only=False, map_location="cpu")["state_dict"]
 
 
 def test_source_stage_resumes_and_exports(run, tiny_backbone, tmp_path):
@@ -207,7 +207,8 @@ def test_source_stage_resumes_and_exports(run, tiny_backbone, tmp_path):
     (halves / "last_checkpoint").write_text(str(halves / "epoch_1.pth"))
     run("source", "halves", *options, extra=["--resume"])
     wanted, found, first = (_weights(folder / f"epoch_{n}.pth") for folder, n in ((whole, 2), (halves, 2), (whole, 1)))
-    assert all(torch.equal(value, found[key]) for key, value in wanted.items())
+    gap = max(float((value - found[key]).abs().max()) for key, value in wanted.items())
+    assert gap <= (1e-4 if torch.cuda.is_available() else 0)  # GPUs add gradients up in any order
     assert not torch.equal(first["network.unet.conv_in.weight"], found["network.unet.conv_in.weight"])
     metrics = json.loads((halves / "metrics.json").read_text())
     assert [entry["epoch"] for entry in metrics["validation"]] == [1, 2]

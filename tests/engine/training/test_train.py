@@ -107,7 +107,7 @@ def test_accumulation_and_averaged_weights(run):
     options = ("train_cfg.max_epochs=1", "optim_wrapper.accumulative_counts=2")
     status, work_dir = run(*options, name="ema", extra=["--ema", "0.5"])
     assert status == 0
-    state = torch.load(next(work_dir.glob("epoch_1.pth")), weights_only=False)
+    state = torch.load(next(work_dir.glob("epoch_1.pth")), weights_only=False, map_location="cpu")
     averaged, last = state["state_dict"], state["ema_state_dict"]
     assert any(not torch.equal(averaged[k], last[f"module.{k}"]) for k in averaged)
     exported = load_file(work_dir / "model" / "model.safetensors")
