@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,22 +73,33 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """The different prompts of a batch of B rows."""
+
+    distinct: tuple[str, ...]  # row keys, in the order of their first rows
+    rows: Tensor  # int64 [B]: the number of each row's among them
+    first: Tensor  # int64 [prompts]: the first row of each
+
+
 class TextRows:
     """Which prompt each row of the running batch holds, and its timestep; None where it is not a single, known one."""
 
     def __init__(self) -> None:
         self.keys: tuple[str, ...] | None = None
         self.timestep: float | None = None
-        self._split: tuple[tuple[str, ...], tuple[str, ...], Tensor] | None = None
+        self._read: tuple[tuple[str, ...], Prompts] | None = None
 
-    def distinct(self, device: torch.device) -> tuple[tuple[str, ...], Tensor]:
-        """The different prompts of the batch, and the number of each row's among them, int64 [B]."""
+    def prompts(self, device: torch.device) -> Prompts:
+        """Which prompts the running batch holds; read once per batch."""
         assert self.keys is not None
-        if self._split is None or self._split[0] is not self.keys or self._split[2].device != device:
-            numbers = {key: number for number, key in enumerate(dict.fromkeys(self.keys))}
-            rows = torch.tensor([numbers[key] for key in self.keys])
-            self._split = self.keys, tuple(numbers), sent(rows, device)
-        return self._split[1:]
+        if self._read is None or self._read[0] is not self.keys or self._read[1].rows.device != device:
+            first = {key: row for row, key in reversed(list(enumerate(self.keys)))}
+            distinct = tuple(dict.fromkeys(self.keys))
+            numbers = {key: number for number, key in enumerate(distinct)}
+            rows, firsts = [numbers[key] for key in self.keys], [first[key] for key in distinct]
+            self._read = self.keys, Prompts(distinct, *(sent(torch.tensor(x), device) for x in (rows, firsts)))
+        return self._read[1]
 
 
 def wants_gradient(value: Tensor, module: nn.Module) -> bool:
@@ -127,25 +139,27 @@ class CachedProjection:
         """Project text tokens [B, L, D] to [B, L, C]."""
         if self._batch.keys is None or wants_gradient(text, self._projection):
             return self._project(text)
-        distinct, rows = self._batch.distinct(text.device)
-        if self._table is None or self._table[0] != distinct:
+        prompts = self._batch.prompts(text.device)
+        if self._table is None or self._table[0] != prompts.distinct:
             with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
-                found = self._remembered(distinct, text)
-                self._table = distinct, found[0][None] if len(found) == 1 else torch.stack(found)
-        table = self._table[1]  # [prompts, L, C]
-        return table.expand(len(text), -1, -1) if len(distinct) == 1 else table[rows]
+                self._table = prompts.distinct, self._projected(prompts, text)
+        table = self._table[1]
+        return table.expand(len(text), -1, -1) if len(table) == 1 else table[prompts.rows]
 
-    def _remembered(self, distinct: tuple[str, ...], text: Tensor) -> list[Tensor]:
-        """The projection of every prompt [L, C]; those that are not known yet from their rows of `text`."""
-        keys: Any = self._batch.keys
-        known = {key: self._memory.get(key, self._slot) for key in distinct}
-        missing = [key for key in distinct if known[key] is None]
+    def _projected(self, prompts: Prompts, text: Tensor) -> Tensor:
+        """The projection of every prompt [prompts, L, C]; those that are not known yet from their rows of `text`."""
+        known = [self._memory.get(key, self._slot) for key in prompts.distinct]
+        missing = [number for number, row in enumerate(known) if row is None]
         if missing:
-            projected = self._project(text[[keys.index(key) for key in missing]])
-            for key, row in zip(missing, projected.unbind(0), strict=True):
-                known[key] = row
-                self._memory.put(key, self._slot, row)
-        return [row for key in distinct if (row := known[key]) is not None]
+            every = len(missing) == len(known)
+            projected = self._project(text[prompts.first if every else prompts.first[missing]])
+            for number, row in zip(missing, projected.unbind(0), strict=True):
+                known[number] = row
+                self._memory.put(prompts.distinct[number], self._slot, row)
+            if every:
+                return projected
+        rows = [row for row in known if row is not None]
+        return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
 def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> int:
