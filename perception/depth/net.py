@@ -19,7 +19,7 @@ from perception.conditioning.building import ConditioningKind
 from perception.depth.head import DepthHead
 from perception.errors import UserError
 from perception.segmentation.controls import TimmEncoder
-from perception.segmentation.side import SideNetwork
+from perception.segmentation.side import beside
 from perception.segmentation.task_network import TaskNetwork, open_backbone
 from perception.segmentation.vpd import VPD, Trained
 
@@ -93,11 +93,8 @@ class DepthNet(TaskNetwork):
             # fmt: on
         else:
             self.encoder = TimmEncoder(encoder)
-        strides, channels = self.encoder.strides, self.encoder.channels
         decoder = (fusion_channels, num_filters, deconv_kernels, decoder_channels, max_depth, min_depth)
-        self.side = None if side is None else SideNetwork(side, strides)
-        if self.side is not None:
-            strides, channels = self.side.strides, self.side.joined(channels)
+        self.side, strides, channels = beside(side, self.encoder.strides, self.encoder.channels)
         self.head = DepthHead(channels[:_LEVELS], strides[0], *decoder)
         self._describe(task, backbone_fingerprint, image_size, metrics)
 

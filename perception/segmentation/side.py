@@ -70,3 +70,13 @@ class SideNetwork(nn.Module):
         for level, value in zip(self._levels, self.encoder(images), strict=True):
             parts[level].append(value)
         return tuple(torch.cat(values, dim=1) for values in parts)
+
+
+def beside(
+    name: str | None, strides: tuple[int, ...], channels: tuple[int, ...]
+) -> tuple[SideNetwork | None, tuple[int, ...], tuple[int, ...]]:
+    """The side network of a pyramid (None: none), and strides and channels of the maps of both."""
+    if name is None:
+        return None, strides, channels
+    side = SideNetwork(name, strides)
+    return side, side.strides, side.joined(channels)

@@ -19,7 +19,7 @@ from perception.engine.training.frozen import image_hashes, shared_backbone
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
 from perception.segmentation import VPD
-from perception.segmentation.side import SideNetwork
+from perception.segmentation.side import beside
 from perception.segmentation.vpd import Trained
 
 
@@ -83,9 +83,7 @@ class VPDFeatures(BaseModule):
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(width, affine=False) if standardize else nn.Identity() for width in self.vpd.channels
         )
-        self.side = None if side is None else SideNetwork(side, self.vpd.strides)
-        self.strides = self.vpd.strides if self.side is None else self.side.strides
-        self.channels = self.vpd.channels if self.side is None else self.side.joined(self.vpd.channels)
+        self.side, self.strides, self.channels = beside(side, self.vpd.strides, self.vpd.channels)
         self.given: Sequence[Any] | None = None  # captions of the batch, while `PromptedSegmentor` runs
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
