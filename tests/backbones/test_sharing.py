@@ -64,6 +64,19 @@ def test_keys_and_values_run_once_per_prompt(backbone: DiffusionBackbone) -> Non
     assert set(rows.values()) == {7}, "outside the context nothing is remembered"
 
 
+def test_known_and_new_prompts_in_one_batch(backbone: DiffusionBackbone) -> None:
+    name = f"{ATTENTION}.attn2.to_v"
+    x_t = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = backbone.condition(["b", "new", "a", "new"])
+    plain = backbone.denoise(x_t, 3, told).raw
+    rows = count_rows(backbone, [name])
+    with backbone.cached_text():
+        backbone.denoise(x_t[:2], 3, backbone.condition(["a", "b"]))
+        mixed = backbone.denoise(x_t, 3, told).raw
+    assert rows[name] == 3
+    torch.testing.assert_close(mixed, plain, rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_stays_behind(backbone: DiffusionBackbone) -> None:
     before = [(name, "forward" in vars(module)) for name, module in backbone.named_modules()]
     hooks = lambda: sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.modules())  # noqa: E731
