@@ -151,7 +151,7 @@ class DiffusionBackbone(nn.Module):
         """
         check_latents(latents, self.latent_channels)
         alpha, sigma = self._coefficients(t, latents)
-        mixed = alpha * latents.float() + sigma * sent(noise, latents.device).float()
+        mixed = alpha * latents.float() + sigma * noise.to(latents.device).float()
         return mixed.to(latents.dtype).contiguous()
 
     def check_size(self, height: int, width: int) -> None:
@@ -340,7 +340,7 @@ class DiffusionBackbone(nn.Module):
     def _latent_input(self, x_t: Tensor) -> Tensor:
         check_latents(x_t, self.latent_channels)
         self.check_size(x_t.shape[-2], x_t.shape[-1])
-        return sent(x_t, self.device, self.dtype).contiguous()
+        return x_t.to(self.device, self.dtype).contiguous()
 
     def _steps(self, t: int | Tensor, rows: int) -> Tensor:
         """Checked timesteps [1 or rows] on the CPU."""

@@ -94,11 +94,13 @@ class TextRows:
         """Which prompts the running batch holds; read once per batch."""
         assert self.keys is not None
         if self._read is None or self._read[0] is not self.keys or self._read[1].rows.device != device:
-            first = {key: row for row, key in reversed(list(enumerate(self.keys)))}
-            distinct = tuple(dict.fromkeys(self.keys))
-            numbers = {key: number for number, key in enumerate(distinct)}
-            rows, firsts = [numbers[key] for key in self.keys], [first[key] for key in distinct]
-            self._read = self.keys, Prompts(distinct, *(sent(torch.tensor(x), device) for x in (rows, firsts)))
+            first: dict[str, int] = {}
+            for row, key in enumerate(self.keys):
+                first.setdefault(key, row)
+            numbers = {key: number for number, key in enumerate(first)}
+            rows = torch.tensor([numbers[key] for key in self.keys])
+            firsts = torch.tensor(list(first.values()))
+            self._read = self.keys, Prompts(tuple(first), sent(rows, device), sent(firsts, device))
         return self._read[1]
 
 

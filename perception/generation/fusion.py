@@ -120,9 +120,9 @@ class LatentFusion:
 
     def _put_back(self, latents: Tensor, held: Held, level: int | None) -> Tensor:
         shape = held.latents.shape[1:]
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in held.generators])
-        noised = sent(held.latents, latents.device)
+        drawn = torch.stack([torch.randn(shape, generator=generator) for generator in held.generators])
+        noised = held.latents.to(latents.device)
         if level is not None:
-            noised = self.denoiser.backbone.noise(noised, level, noise)
-        mask = sent(held.mask, latents.device)
+            noised = self.denoiser.backbone.noise(noised, level, sent(drawn, latents.device))
+        mask = held.mask.to(latents.device)
         return noised * mask + latents * (1 - mask)
