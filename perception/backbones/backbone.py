@@ -279,18 +279,18 @@ class DiffusionBackbone(nn.Module):
         x_t and t must be equal within a sample. Results are equal to the plain call; about 5 % of an SD 1.x forward
         is saved. `same_pooled`: promise that the pooled text, too, is equal within a sample (SDXL).
         """
-        with self.as_is(), sharing.shared_prefix(self._denoiser.text_free_modules(same_pooled), candidates):
+        with self.as_is(), sharing.shared_prefix(self._denoiser.text_free_chains(same_pooled), candidates):
             yield
 
     @contextmanager
-    def cached_text(self, memory: RowMemory | None = None) -> Iterator[None]:
+    def cached_text(self, tables: sharing.TextTables | None = None) -> Iterator[None]:
         """Inside, cross-attention keys and values are computed once per distinct prompt of `condition()`.
 
-        Results are equal to the plain call. Without a `memory` of the caller, what is remembered is freed at the end
-        of the context; it nests with `shared_prefix`, which may be entered anew whenever the number of candidates
+        Results are equal to the plain call. Without `tables` of the caller, what is remembered is freed at the end of
+        the context; it nests with `shared_prefix`, which may be entered anew whenever the number of candidates
         changes.
         """
-        with self.as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, memory):
+        with self.as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, tables):
             yield
 
     def text_bytes(self, condition: Condition) -> int:

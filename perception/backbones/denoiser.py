@@ -47,8 +47,11 @@ class Denoiser(Protocol):
     def feature_of(self, output: Any) -> Tensor:
         """The image's part of what a block returns: [B, C, h, w], or tokens [B, h*w, C] in raster order."""
 
-    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
-        """Modules whose outputs do not depend on the text tokens, nor on the pooled text unless `same_pooled`."""
+    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
+        """Modules whose outputs do not depend on the text tokens, nor on the pooled text unless `same_pooled`.
+
+        In order, as chains of `sharing.shared_prefix`.
+        """
 
     def text_attentions(self) -> list[nn.Module]:
         """Attention modules whose `to_k` and `to_v` read text alone."""

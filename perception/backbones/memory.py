@@ -8,6 +8,11 @@ from typing import Any
 from torch import Tensor
 
 
+def version_of(tensor: Tensor) -> tuple[int, int]:
+    """Changes whenever the tensor is written in place (an optimizer's step, load_state_dict) or moved."""
+    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version
+
+
 class RowMemory:
     """(text, slot) -> tensor; the least recently used texts are forgotten first. A deep copy is empty.
 

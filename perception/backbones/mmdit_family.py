@@ -95,9 +95,9 @@ class FluxDenoiser(TransformerDenoiser):
         }
         return {**super().tap_modules(), **found}
 
-    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
+    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
         """The patch embedding."""
-        return [self.module.x_embedder]
+        return [[self.module.x_embedder]]
 
 
 def pack(latents: Tensor) -> Tensor:

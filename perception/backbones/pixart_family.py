@@ -44,10 +44,10 @@ class PixArtDenoiser(TransformerDenoiser):
         """Self-attention, then cross-attention."""
         return {"attn1": (block.attn1, "self_attention"), "attn2": (block.attn2, "cross_attention")}
 
-    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
+    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
         """The patch embedding, and in the first block the self-attention and the query that meets the text."""
         first = self.module.transformer_blocks[0]
-        return [self.module.pos_embed, first.norm1, first.attn1, first.attn2.to_q]
+        return [[self.module.pos_embed], [first.norm1], [first.attn1], [first.attn2.to_q]]
 
     def time_layers(self) -> list[nn.Module]:
         """The time embedding, before sizes are added to it."""

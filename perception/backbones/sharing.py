@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perception.backbones.devices import sent
-from perception.backbones.memory import RowMemory
+from perception.backbones.memory import version_of
 from perception.errors import UserError
 
 
 @contextmanager
-def shared_prefix(modules: Sequence[nn.Module], candidates: int) -> Iterator[None]:
-    """Run each of `modules` on every `candidates`-th row of its inputs and repeat its outputs.
+def shared_prefix(chains: Sequence[Sequence[nn.Module]], candidates: int) -> Iterator[None]:
+    """Run each chain of modules on every `candidates`-th row of its inputs and repeat its outputs.
 
-    The batch must be ordered [sample 0 x candidates, sample 1 x candidates, ...] and the inputs of `modules` must be
-    equal within a sample, which holds for everything before the first cross-attention.
+    A chain is a module, or several of which each gets what the one before has made and nothing else that has rows. The
+    batch must be ordered [sample 0 x candidates, sample 1 x candidates, ...] and the inputs of the chains must be equal
+    within a sample, which holds for everything before the first cross-attention.
     """
     if not isinstance(candidates, int) or candidates < 1:
         raise UserError(f"candidates is {candidates!r}; expected the number of prompts per sample, at least 1")
     hooks = []
-    for module in modules if candidates > 1 else ():
-        hooks.append(module.register_forward_pre_hook(_narrow(candidates), with_kwargs=True))
-        hooks.append(module.register_forward_hook(_widen(candidates)))
+    for chain in chains if candidates > 1 else ():
+        hooks.append(chain[0].register_forward_pre_hook(_narrow(candidates), with_kwargs=True))
+        hooks.append(chain[-1].register_forward_hook(_widen(candidates)))
     try:
         yield
     finally:
@@ -73,13 +73,22 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
 class Prompts:
     """The different prompts of a batch of B rows."""
 
-    distinct: tuple[str, ...]  # row keys, in the order of their first rows
-    rows: Tensor  # int64 [B]: the number of each row's among them
-    first: Tensor  # int64 [prompts]: the first row of each
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self.keys = keys  # of the rows
+        self.first: dict[str, int] = {}  # prompt -> the first row that holds it
+        for row, key in enumerate(keys):
+            self.first.setdefault(key, row)
+        self._found: tuple[tuple[str, ...], Tensor] | None = None
+
+    def rows_of(self, table: Table) -> Tensor:
+        """int64 [B]: the row of each prompt in a table. Layers with equal tables share one transfer to the device."""
+        if self._found is None or self._found[0] != table.keys or self._found[1].device != table.rows.device:
+            numbers = torch.tensor([table.numbers[key] for key in self.keys])
+            self._found = table.keys, sent(numbers, table.rows.device)
+        return self._found[1]
 
 
 class TextRows:
@@ -88,20 +97,14 @@ class TextRows:
     def __init__(self) -> None:
         self.keys: tuple[str, ...] | None = None
         self.timestep: float | None = None
-        self._read: tuple[tuple[str, ...], Prompts] | None = None
+        self._read: Prompts | None = None
 
-    def prompts(self, device: torch.device) -> Prompts:
+    def prompts(self) -> Prompts:
         """Which prompts the running batch holds; read once per batch."""
         assert self.keys is not None
-        if self._read is None or self._read[0] is not self.keys or self._read[1].rows.device != device:
-            first: dict[str, int] = {}
-            for row, key in enumerate(self.keys):
-                first.setdefault(key, row)
-            numbers = {key: number for number, key in enumerate(first)}
-            rows = torch.tensor([numbers[key] for key in self.keys])
-            firsts = torch.tensor(list(first.values()))
-            self._read = self.keys, Prompts(tuple(first), sent(rows, device), sent(firsts, device))
-        return self._read[1]
+        if self._read is None or self._read.keys is not self.keys:
+            self._read = Prompts(self.keys)
+        return self._read
 
 
 def wants_gradient(value: Tensor, module: nn.Module) -> bool:
@@ -125,43 +128,108 @@ def standing_in(forwards: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Ite
                 module.__dict__["forward"] = own
 
 
-class CachedProjection:
-    """The forward of a key or value projection that remembers its output per prompt.
+class Table:
+    """Keys and values of all prompts of one length that an attention layer has seen."""
 
-    Holds L x C numbers per prompt; over all layers of SD 1.5 that is 7.7 MB in float32 (77 tokens). Nothing is
-    remembered where a gradient is wanted.
+    def __init__(self, keys: tuple[str, ...], rows: Tensor) -> None:
+        self.keys = keys  # the P prompts
+        self.numbers = {key: number for number, key in enumerate(keys)}
+        self.rows = rows  # [2, P, L, C]
+
+    def of(self, prompts: Prompts) -> Tensor:
+        """Keys and values [2, B, L, C] of a batch: no copy where its rows hold one prompt, or all of them in order."""
+        if len(prompts.first) == 1:
+            number = self.numbers[prompts.keys[0]]
+            return self.rows[:, number : number + 1].expand(-1, len(prompts.keys), -1, -1)
+        return self.rows if prompts.keys == self.keys else self.rows[:, prompts.rows_of(self)]
+
+
+class TextTables:
+    """A Table per attention layer and length, as long as the weights that made it stay. A deep copy is empty.
+
+    Changes that torch does not count (through `.data`, as when averaged weights are swapped in) need a `clear`.
     """
 
-    def __init__(self, projection: nn.Module, slot: str, rows: TextRows, memory: RowMemory) -> None:
-        self._projection, self._project = projection, projection.forward
-        self._slot, self._batch, self._memory = slot, rows, memory
-        self._table: tuple[tuple[str, ...], Tensor] | None = None  # of the last batch, whose prompts mostly come again
+    def __init__(self, capacity: int | None = None) -> None:  # prompts that are kept, the latest ones; None: all
+        self.capacity = capacity
+        self._tables: dict[tuple[int, int], Table] = {}
+        self._weights: tuple[Any, ...] = ()
 
-    def __call__(self, text: Tensor) -> Tensor:
-        """Project text tokens [B, L, D] to [B, L, C]."""
-        if self._batch.keys is None or wants_gradient(text, self._projection):
-            return self._project(text)
-        prompts = self._batch.prompts(text.device)
-        if self._table is None or self._table[0] != prompts.distinct:
-            with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
-                self._table = prompts.distinct, self._projected(prompts, text)
-        table = self._table[1]
-        return table.expand(len(text), -1, -1) if len(table) == 1 else table[prompts.rows]
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tables.clear()
 
-    def _projected(self, prompts: Prompts, text: Tensor) -> Tensor:
-        """The projection of every prompt [prompts, L, C]; those that are not known yet from their rows of `text`."""
-        known = [self._memory.get(key, self._slot) for key in prompts.distinct]
-        missing = [number for number, row in enumerate(known) if row is None]
+    def clear_if_changed(self, attentions: Sequence[Any]) -> None:
+        """Forget everything unless the key and value projections are those of the last call, and as precise."""
+        weights = [w for attention in attentions for w in (*attention.to_k.parameters(), *attention.to_v.parameters())]
+        autocast = [torch.is_autocast_enabled(kind) for kind in {w.device.type for w in weights} - {"meta"}]
+        versions = (*autocast, *map(version_of, weights))
+        if versions != self._weights:
+            self.clear()
+            self._weights = versions
+
+    def look_up(self, layer: int, length: int, prompts: Prompts, project: Callable[[list[int]], Tensor]) -> Tensor:
+        """Keys and values [2, B, L, C] of a batch; `project` makes those of some of its rows, [2, rows, L, C]."""
+        table = self._tables.get((layer, length))
+        missing = [key for key in prompts.first if table is None or key not in table.numbers]
         if missing:
-            every = len(missing) == len(known)
-            projected = self._project(text[prompts.first if every else prompts.first[missing]])
-            for number, row in zip(missing, projected.unbind(0), strict=True):
-                known[number] = row
-                self._memory.put(prompts.distinct[number], self._slot, row)
-            if every:
-                return projected
-        rows = [row for row in known if row is not None]
-        return rows[0][None] if len(rows) == 1 else torch.stack(rows)
+            with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
+                rows = project([prompts.first[key] for key in missing])
+                self._tables[layer, length] = table = self._longer(table, prompts, missing, rows)
+        assert table is not None
+        return table.of(prompts)
+
+    def _longer(self, table: Table | None, prompts: Prompts, missing: list[str], rows: Tensor) -> Table:
+        """The table with further rows at its end; without what the batch does not hold where there is no room."""
+        if table is None:
+            return Table(tuple(missing), rows)
+        kept = table.keys
+        if self.capacity is not None and len(kept) + len(missing) > self.capacity:
+            kept = tuple(key for key in kept if key in prompts.first)
+        old = table.rows if kept == table.keys else table.rows[:, [table.numbers[key] for key in kept]]
+        return Table((*kept, *missing), torch.cat([old, rows], dim=1))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextTables:
+        return TextTables(self.capacity)
+
+
+class CachedText:
+    """The forwards of an attention's key and value projections, which remember what they made of a prompt.
+
+    Holds 2 x L x C numbers per prompt; over all layers of SD 1.5 that is 7.7 MB in float32 (77 tokens). Both are looked
+    up at once, when the keys are asked for: half as many kernels. Nothing is remembered where a gradient is wanted.
+    """
+
+    def __init__(self, attention: Any, layer: int, batch: TextRows, tables: TextTables) -> None:
+        self._projections: tuple[nn.Module, nn.Module] = attention.to_k, attention.to_v
+        self._project_keys, self._project_values = (projection.forward for projection in self._projections)
+        self._layer, self._batch, self._tables = layer, batch, tables
+        self._waiting: tuple[Tensor, Tensor] | None = None  # a text, and its values, from the keys' call on
+
+    def keys(self, text: Tensor) -> Tensor:
+        """Project text tokens [B, L, D] to keys [B, L, C]."""
+        if not self._remembers(text):
+            return self._project_keys(text)
+        keys, values = self._looked_up(text)
+        self._waiting = text, values
+        return keys
+
+    def values(self, text: Tensor) -> Tensor:
+        """Project text tokens [B, L, D] to values [B, L, C]."""
+        waiting, self._waiting = self._waiting, None
+        if not self._remembers(text):
+            return self._project_values(text)
+        return waiting[1] if waiting is not None and waiting[0] is text else self._looked_up(text)[1]
+
+    def _remembers(self, text: Tensor) -> bool:
+        return self._batch.keys is not None and not any(wants_gradient(text, each) for each in self._projections)
+
+    def _looked_up(self, text: Tensor) -> Tensor:
+        def project(rows: list[int]) -> Tensor:
+            told = text if len(rows) == len(text) else text[sent(torch.tensor(rows), text.device)]
+            return torch.stack([self._project_keys(told), self._project_values(told)])
+
+        return self._tables.look_up(self._layer, text.shape[1], self._batch.prompts(), project)
 
 
 def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> int:
@@ -170,16 +238,18 @@ def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> in
 
 
 @contextmanager
-def cached_text(attentions: Sequence[Any], rows: TextRows, memory: RowMemory | None = None) -> Iterator[None]:
-    """Let a CachedProjection stand in for every `to_k` and `to_v` of `attentions`.
+def cached_text(attentions: Sequence[Any], rows: TextRows, tables: TextTables | None = None) -> Iterator[None]:
+    """Let a CachedText stand in for `to_k` and `to_v` of each of `attentions`.
 
-    Without a `memory` the rows live as long as the context.
+    Without `tables` what is remembered lives as long as the context.
     """
-    memory = RowMemory() if memory is None else memory
-    slots = [
-        (projection, f"{kind} {number}")
-        for number, attention in enumerate(attentions)
-        for kind, projection in (("key", attention.to_k), ("value", attention.to_v))
+    tables = TextTables() if tables is None else tables
+    tables.clear_if_changed(attentions)
+    cached = [CachedText(attention, number, rows, tables) for number, attention in enumerate(attentions)]
+    forwards = [
+        forward
+        for attention, text in zip(attentions, cached, strict=True)
+        for forward in ((attention.to_k, text.keys), (attention.to_v, text.values))
     ]
-    with standing_in([(layer, CachedProjection(layer, slot, rows, memory)) for layer, slot in slots]):
+    with standing_in(forwards):
         yield

@@ -73,9 +73,9 @@ class TransformerDenoiser(ABC):
         """Tokens [B, N, C]; joint blocks return (text tokens, image tokens)."""
         return output[-1] if isinstance(output, tuple) else output
 
-    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
+    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
         """The patch embedding."""
-        return [self.module.pos_embed]
+        return [[self.module.pos_embed]]
 
     def text_attentions(self) -> list[nn.Module]:
         """The cross-attentions."""

@@ -95,20 +95,23 @@ class UNetDenoiser:
         """The hidden states, which come before skip connections."""
         return first_part(output)
 
-    def text_free_modules(self, same_pooled: bool) -> list[nn.Module]:
-        """The modules that run before the first cross-attention reads the text (the query projection included)."""
-        free = [self.module.time_proj, self.module.time_embedding, self.module.conv_in]
+    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
+        """What runs before the first cross-attention reads the text (its query projection included)."""
+        free = [[self.module.time_proj, self.module.time_embedding], [self.module.conv_in]]
         if self.is_xl and not same_pooled:
             return free  # pooled text enters the time embedding, hence every residual block
         for block in self.module.down_blocks:
             if not getattr(block, "has_cross_attention", False):
-                free.append(block)
+                free.append([block])
                 continue
-            first = block.attentions[0].transformer_blocks[0]
-            free += [block.resnets[0], block.attentions[0].norm, block.attentions[0].proj_in, first.norm1]
+            transformer = block.attentions[0]
+            first = transformer.transformer_blocks[0]
+            reshaped = transformer.use_linear_projection  # between norm and projection, to the size of the whole batch
+            entry = [transformer.norm, transformer.proj_in]
+            free += [[block.resnets[0]], *([[module] for module in entry] if reshaped else [entry])]
             if first.attn1.is_cross_attention:
-                return [*free, first.attn1.to_q]
-            return [*free, first.attn1, first.norm2, first.attn2.to_q]
+                return [*free, [first.norm1, first.attn1.to_q]]
+            return [*free, [first.norm1, first.attn1], [first.norm2, first.attn2.to_q]]
         return free
 
     def text_attentions(self) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perception.backbones import Condition, DiffusionBackbone, Prediction
+from perception.backbones.sharing import TextTables
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError
 
@@ -59,11 +60,19 @@ class DenoisingErrors(nn.Module):
         self.rows = rows
         self.share = share
         self.recompute = recompute
+        self.calls = 0  # of the denoiser so far
+        self._tables = TextTables()
 
     def text_cache(self, condition: Condition) -> AbstractContextManager[None]:
-        """Inside, keys and values of the prompts are remembered, if they are shared and few enough to hold."""
-        cached = self.share and self.backbone.text_bytes(condition) <= _CACHE_BYTES
-        return self.backbone.cached_text() if cached else nullcontext()
+        """Inside, keys and values of the prompts are remembered, if they are shared and few enough to hold.
+
+        They are kept for the next time.
+        """
+        size = self.backbone.text_bytes(condition)
+        if not self.share or size > _CACHE_BYTES:
+            return nullcontext()
+        self._tables.capacity = _CACHE_BYTES * len(condition) // max(1, size)
+        return self.backbone.cached_text(self._tables)
 
     def forward(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
@@ -106,6 +115,7 @@ class DenoisingErrors(nn.Module):
     def _errors(
         self, x_t: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
     ) -> Tensor:
+        self.calls += 1
         s, k = candidates.shape
         x_t, timesteps = x_t.repeat_interleave(k, 0), timesteps.repeat_interleave(k, 0)  # [s*k, ...]
         text = condition[candidates.flatten()]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from perception.backbones.memory import version_of
 from perception.data.images import content_hash
 from perception.errors import UserError
 
@@ -55,11 +56,6 @@ class Digest:
             self._value = text_identity(*(content_hash(tensor.detach().float()) for tensor in tensors))
             self._seen = versions
         return self._value
-
-
-def version_of(tensor: Tensor) -> tuple[int, int]:
-    """Changes whenever the tensor is written in place (an optimizer's step, load_state_dict) or moved."""
-    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version
 
 
 def text_identity(*parts: object) -> str:

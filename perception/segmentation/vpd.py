@@ -205,7 +205,7 @@ class VPD(nn.Module):
 
     def train(self, mode: bool = True) -> VPD:
         """As `nn.Module.train`; forgets remembered rows, as weights are exchanged between the modes (EMA)."""
-        self._texts.memory.clear()
+        self._texts.forget()
         return super().train(mode)
 
     def _enter_contexts(self, stack: ExitStack) -> None:
@@ -213,7 +213,7 @@ class VPD(nn.Module):
         if self.shortcuts:
             self._texts.forget_if_changed()
             stack.enter_context(self.backbone.folded_time(self._texts.memory))
-            stack.enter_context(self.backbone.cached_text(self._texts.memory))
+            stack.enter_context(self.backbone.cached_text(self._texts.tables))
         stack.enter_context(recompute())
         if self.checkpointing and torch.is_grad_enabled():
             stack.enter_context(self.backbone.checkpointed(recompute))

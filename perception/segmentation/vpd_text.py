@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones import Condition
-from perception.backbones.memory import RowMemory
-from perception.conditioning.base import Digest, text_identity, version_of
+from perception.backbones.memory import RowMemory, version_of
+from perception.backbones.sharing import TextTables
+from perception.conditioning.base import Digest, text_identity
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ _TEXTS = 32  # texts whose keys and values are kept; 77 tokens of SD 1.5 take 7.
 
 
 class VPDText:
-    """The texts of one network, with a memory of rows that is forgotten when any of its weights change."""
+    """The texts of one network, with memories that are forgotten when any of its weights change."""
 
     def __init__(self, network: VPD) -> None:
         self.network = network
-        self.memory = RowMemory(_TEXTS)
+        self.memory = RowMemory(_TEXTS)  # of adapted tokens, and of the time embedding
+        self.tables = TextTables(_TEXTS)
         self._state: tuple[Any, ...] = ()
         self._digest = Digest()
 
@@ -56,13 +58,18 @@ class VPDText:
         yield from () if self.network.adapter is None else self.network.adapter.parameters()
 
     def forget_if_changed(self) -> None:
-        """Empty the memory when weights, device or precision are others than at the last call."""
+        """Forget everything when weights, device or precision are others than at the last call."""
         device = self.network.backbone.device
         precision = (self.network.backbone.dtype, torch.is_autocast_enabled(device.type))
         state = (device, precision, *(version_of(tensor) for tensor in self.network.parameters()))
         if state != self._state:
-            self.memory.clear()
+            self.forget()
             self._state = state
+
+    def forget(self) -> None:
+        """Empty the memories."""
+        self.memory.clear()
+        self.tables.clear()
 
     def _tokens(self, given: Sequence[Any] | None) -> Tensor:
         tokens = self.network.conditioning(given)

@@ -55,7 +55,7 @@ def test_early_stop(sd15: UNetDenoiser, forward: Callable[[], object], tap: str,
 
 def test_shared_prefix(sd15: UNetDenoiser, forward: Callable[[], object]) -> None:
     plain = gflop(forward)
-    with sharing.shared_prefix(sd15.text_free_modules(same_pooled=False), ROWS):
+    with sharing.shared_prefix(sd15.text_free_chains(same_pooled=False), ROWS):
         saved = plain - gflop(forward)
     assert saved == pytest.approx(41.7 * (ROWS - 1) / ROWS, rel=0.01)  # the prefix costs 41.7, seven of eight are saved
 

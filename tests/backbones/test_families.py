@@ -284,7 +284,7 @@ def test_savings_are_exact_and_leave_nothing_behind(backbone: DiffusionBackbone,
     plain = backbone.denoise(x_t, steps, told).raw
     same_time = backbone.denoise(x_t, 100, told).raw
     rows: Counter[str] = Counter()
-    embedding = backbone._denoiser.text_free_modules(False)[0]
+    embedding = backbone._denoiser.text_free_chains(False)[0][-1]
     hook = embedding.register_forward_hook(lambda m, i, out: rows.update(embedding=len(out)))
     with backbone.shared_prefix(3), backbone.cached_text(), backbone.folded_time(RowMemory()):
         for _ in range(2):  # the second time from memory

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perception.backbones import DiffusionBackbone, load_backbone
+from perception.backbones.sharing import TextTables
 from perception.errors import UserError
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -75,6 +79,73 @@ def test_known_and_new_prompts_in_one_batch(backbone: DiffusionBackbone) -> None
         mixed = backbone.denoise(x_t, 3, told).raw
     assert rows[name] == 3
     torch.testing.assert_close(mixed, plain, rtol=1e-5, atol=1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a GPU would have to start: every operation that is not merely a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **kwargs or {})
+
+
+def test_sharing_starts_fewer_operations_than_the_plain_path(backbone: DiffusionBackbone) -> None:
+    """A small model on a GPU waits for its kernels to be started: savings must not cost more of them."""
+    candidates, tables = torch.arange(3).repeat(2), TextTables()  # of two samples
+    told, x_t = backbone.condition(["a", "b", "c"]), torch.zeros(6, 4, 8, 8)
+
+    def operations(rows: torch.Tensor) -> int:
+        text = told[candidates[rows]]
+        with torch.inference_mode(), Operations() as operations:
+            backbone.denoise(x_t[rows], 3, text)
+        return operations.count
+
+    every, some = torch.arange(6), torch.tensor([0, 2, 3, 5])
+    plain = operations(every), operations(some)
+    with backbone.cached_text(tables), backbone.shared_prefix(3):
+        operations(every)  # makes the tables
+    for rows, alone in zip((every, some), plain, strict=True):
+        with backbone.cached_text(tables), backbone.shared_prefix(len(rows) // 2):
+            assert operations(rows) < alone
+
+
+def test_tables_outlive_the_context_and_go_with_the_weights(backbone: DiffusionBackbone) -> None:
+    rows, tables = count_rows(backbone, [f"{ATTENTION}.attn2.to_k"]), TextTables()
+    told, x_t = backbone.condition(["a", "b"]), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def cached() -> torch.Tensor:
+        with backbone.cached_text(tables):
+            return backbone.denoise(x_t, 3, told).raw
+
+    before = cached()
+    assert torch.equal(cached(), before) and rows.total() == 2
+    with torch.no_grad():
+        backbone.unet.get_submodule(ATTENTION).attn2.to_k.weight.mul_(3)
+    assert not torch.equal(cached(), before) and rows.total() == 4
+    backbone.to(torch.float64)
+    assert cached().dtype == torch.float64 and rows.total() == 6
+    copied = copy.deepcopy(tables)
+    with backbone.cached_text(copied):
+        backbone.denoise(x_t, 3, told)
+    assert rows.total() == 8, "a copy is empty: it may be of another backbone's weights"
+
+
+def test_a_full_table_keeps_what_the_batch_holds(backbone: DiffusionBackbone) -> None:
+    rows, tables = count_rows(backbone, [f"{ATTENTION}.attn2.to_v"]), TextTables(capacity=2)
+    x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    taken = []
+    for prompts in (["a", "b"], ["b", "c"], ["b", "c"], ["a", "b"]):
+        told = backbone.condition(prompts)
+        plain = backbone.denoise(x_t, 3, told).raw
+        rows.clear()
+        with backbone.cached_text(tables):
+            torch.testing.assert_close(backbone.denoise(x_t, 3, told).raw, plain, rtol=1e-5, atol=1e-5)
+        taken.append(rows.total())
+    assert taken == [2, 1, 0, 1]
 
 
 def test_nothing_stays_behind(backbone: DiffusionBackbone) -> None:

@@ -8,7 +8,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from perception.backbones import load_backbone
-from perception.backbones.sharing import CachedProjection
+from perception.backbones.sharing import CachedText
 from perception.classification import scoring
 from perception.classification.scoring import LOSSES, DenoisingErrors
 from perception.errors import UserError
@@ -114,7 +114,20 @@ def test_text_is_remembered_where_it_is_shared_and_fits(tiny_sd, monkeypatch, sh
     monkeypatch.setattr(scoring, "_CACHE_BYTES", backbone.text_bytes(condition) + allowed)
     with DenoisingErrors(backbone, share=share).text_cache(condition):
         standing_in = [vars(module).get("forward") for module in backbone.modules()]
-        assert any(isinstance(forward, CachedProjection) for forward in standing_in) == remembered
+        assert any(isinstance(getattr(forward, "__self__", None), CachedText) for forward in standing_in) == remembered
+
+
+def test_remembered_text_serves_the_next_images_too(tiny_sd):
+    backbone = load_backbone(tiny_sd, device="cpu")
+    condition, candidates = backbone.condition(PROMPTS), torch.arange(3).expand(2, -1)
+    projection, texts = next(m for name, m in backbone.unet.named_modules() if name.endswith("attn2.to_k")), []
+    project = projection.forward
+    projection.forward = lambda text: texts.append(len(text)) or project(text)
+    score, errors = DenoisingErrors(backbone), []
+    for _ in range(2):
+        with score.text_cache(condition), torch.inference_mode():
+            errors.append(score(*_inputs(), condition, candidates))
+    assert texts == [3] and torch.equal(*errors) and score.calls == 2
 
 
 class _SmallDevice(DenoisingErrors):
