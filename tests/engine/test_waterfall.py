@@ -20,6 +20,8 @@ def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd, monkeypatch):
     assert evaluations[1] == 3 * 3 + 2 * 5
     assert 3 * PairedT.first <= evaluations[2] <= 3 * 8
     assert evaluations[2:5] == evaluations[2:3] * 3  # the same race
+    assert steps[0].calls == 3 and steps[2].calls <= evaluations[2] / 3
+    assert all(step.of_plain > 0 for step in steps)
     assert steps[5].name == "+ bfloat16" and 3 * PairedT.first <= evaluations[5] <= 3 * 8
     assert steps[3].gflop < steps[2].gflop
     assert steps[6].gflop > steps[5].gflop and steps[6].evaluations == evaluations[5]
