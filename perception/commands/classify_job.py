@@ -79,7 +79,7 @@ class ImageClassifier:
     """Predictor of the classify job (see perception.engine.jobs.Predictor).
 
     The images of a batch race together and share denoiser calls: their answers do not depend on the batch, the last
-    digits of their errors may. One by one (the command's default) every call is a function of one image alone.
+    digits of their errors may. One by one every call is a function of one image alone.
     Raises UserError for sizes the backbone cannot take and for a noise file that does not fit.
     """
 
@@ -109,6 +109,15 @@ class ImageClassifier:
         if o.calibration is not None:
             check_same_errors(o.calibration, backbone.fingerprint, self.options)
         self.fingerprint = job_fingerprint(backbone.fingerprint, self.options)
+
+    @property
+    def batch_size(self) -> int:
+        """Images that race together unless the job says: one on a CPU, which small calls hardly slow down.
+
+        Elsewhere so many that a call is full when two candidates of each are left, with two samples to go.
+        """
+        score = self.classifier.score
+        return 1 if self.classifier.backbone.device.type == "cpu" else max(1, score.rows // 4)
 
     def prepare(self, item: Item) -> Sample:
         """Read and transform one file; UserError when it is no usable image or its label is no class."""

@@ -43,12 +43,17 @@ def add_denoiser_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_job_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 8) -> None:
-    """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress, --ray-..."""
+def add_job_arguments(
+    parser: argparse.ArgumentParser, *, batch_size: int | None = 8, chosen: str | None = None
+) -> None:
+    """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress, --ray-...
+
+    `chosen` says in words what the predictor takes where `batch_size` is None.
+    """
     group = parser.add_argument_group("job")
     group.add_argument("--out", type=Path, help="output folder; the same command again resumes")
     group.add_argument(
-        "--batch-size", type=positive_int, default=batch_size, help=f"items per step (default: {batch_size})"
+        "--batch-size", type=positive_int, default=batch_size, help=f"items per step (default: {chosen or batch_size})"
     )
     group.add_argument(
         "--engine", choices=ENGINES, default="local", help="'torchrun' when started by torchrun, 'ray': several workers"

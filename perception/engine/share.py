@@ -59,7 +59,9 @@ class Share:
     def __init__(self, predictor: Predictor, options: JobOptions, rank: int) -> None:
         self._predictor = predictor
         self._options = options
-        self._micro_batches = MicroBatcher(predictor, options.batch_size)
+        chosen: int = getattr(predictor, "batch_size", 1)
+        self._batch_size = options.batch_size or chosen
+        self._micro_batches = MicroBatcher(predictor, self._batch_size)
         self._previous = ManifestReader(manifest_path(options.out))
         self._writer = ManifestWriter(part_path(options.out, rank))
         self._lines: list[bytes] = []  # finished, not yet committed
@@ -72,14 +74,14 @@ class Share:
         counts = self._counts = Counts()
         load = partial(prepare, self._predictor, finished=self._finished)
         batch: list[Prepared] = []
-        for entry in prefetch(items, load, options.workers, ahead=2 * options.batch_size + options.workers):
+        for entry in prefetch(items, load, options.workers, ahead=2 * self._batch_size + options.workers):
             if entry.skip:
                 counts.skipped += 1
             elif entry.reason is not None:
                 self._fail(entry, entry.reason)
             else:
                 batch.append(entry)
-            if len(batch) == options.batch_size:
+            if len(batch) == self._batch_size:
                 self._predict(batch)
                 batch = []
             advance(1)

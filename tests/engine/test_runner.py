@@ -44,6 +44,13 @@ def test_the_manifest_does_not_depend_on_batches_workers_or_commits(desk, tmp_pa
     assert len(manifests) == 1
 
 
+def test_a_predictor_may_choose_its_batches(desk, shouter):
+    chosen = shouter()
+    chosen.batch_size = 4
+    desk.run(chosen, batch_size=None)
+    assert [len(batch) for batch in chosen.batches] == [4, 4, 2]
+
+
 def test_running_again_does_nothing_and_new_items_are_added(desk, shouter):
     desk.run()
     before = desk.files()
