@@ -28,6 +28,12 @@ SHIPPED = ("mini",) if (MINI / "model_index.json").is_file() else ()
 KINDS = ("sd1", "sd2_v_prediction", "sdxl", "tiny_autoencoder", *SHIPPED)
 
 
+def pytest_configure() -> None:
+    """One thread, here and in processes that tests start: equal sums are then equal bit for bit."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     """Root of the golden fixtures: tests/goldens, or the folder named by PERCEPTION_GOLDENS."""
