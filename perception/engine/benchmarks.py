@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
 from perception.backbones.building import randomize
+from perception.backbones.sharing import TextTables
 from perception.backbones.spec import sample_noise
 from perception.conditioning import build_conditioning
 from perception.data.store import TensorStore
@@ -112,7 +113,7 @@ def timesteps_in_one_call(backbone: DiffusionBackbone, size: int, batch: int) ->
 def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, samples: int = 6) -> Row:
     """The work of a zero-shot classifier on one image: plain batches, against shared prefix and cached text.
 
-    Keys and values of the text are computed once for all samples (t, noise), the text-free prefix once per sample.
+    Keys and values of the text are looked up, as from the second image on; the text-free prefix runs once per sample.
     """
     latents, noise, _ = _inputs(backbone, size, samples)
     steps = [100 + 800 * number // samples for number in range(samples)]
@@ -120,12 +121,13 @@ def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, s
         backbone.noise(latents[:1], t, eps).expand(candidates, -1, -1, -1) for t, eps in zip(steps, noise, strict=True)
     ]
     condition = backbone.condition([f"a photo of a thing number {number}." for number in range(candidates)])
+    tables = TextTables()
 
     def plain() -> Tensor:
         return torch.stack([backbone.denoise(x_t, t, condition).raw for x_t, t in zip(batches, steps, strict=True)])
 
     def shared() -> Tensor:
-        with backbone.cached_text(), backbone.shared_prefix(candidates):
+        with backbone.cached_text(tables), backbone.shared_prefix(candidates):
             return plain()
 
     name = f"{candidates} candidates: plain -> shared prefix, cached K/V"
