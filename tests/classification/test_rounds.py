@@ -38,7 +38,17 @@ def test_work_done_together_equals_work_done_alone(tiny_backbone, rows):
             torch.testing.assert_close(errors, alone, rtol=1e-5, atol=0)
 
 
-def test_counts_that_would_leave_a_call_half_empty_share_one(tiny_backbone, monkeypatch):
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([(2, 3), (2, 2), (7, 4), (1, 4)], [32, 2 * 3 + 2 * 2]),
+        ([(5, 4), (5, 4), (11, 3)], [32, 30, 2 * 4 + 1 * 3]),  # what two counts leave of full calls
+        ([(10, 4), (12, 3)], [32, 30, 2 * 4 + 2 * 3]),
+        ([(15, 4), (19, 3)], [32, 28, 30, 27]),  # 28 and 27 rows do not fit into one
+        ([(15, 4)], [32, 28]),
+    ],
+)
+def test_what_is_left_of_full_calls_shares_one_where_it_fits(tiny_backbone, monkeypatch, shapes, expected):
     calls, denoise = [], tiny_backbone.denoise
 
     def counted(x_t, t, condition):
@@ -46,10 +56,10 @@ def test_counts_that_would_leave_a_call_half_empty_share_one(tiny_backbone, monk
         return denoise(x_t, t, condition)
 
     monkeypatch.setattr(tiny_backbone, "denoise", counted)
-    work = make_work([(2, 3), (2, 2), (7, 4), (1, 4)])
+    work = make_work(shapes)
     with torch.inference_mode():
         score_together(DenoisingErrors(tiny_backbone, rows=32), work, tiny_backbone.condition(PROMPTS))
-    assert calls == [32, 2 * 3 + 2 * 2]
+    assert calls == expected
 
 
 def test_races_of_a_batch_equal_single_races(tiny_backbone):
