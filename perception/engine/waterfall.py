@@ -85,9 +85,10 @@ def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Se
         ]
         return [(answer.class_id, answer.evaluations) for part in answers for answer in part]
 
+    before = classifier.score.calls
     with FlopCounterMode(display=False) as counter:
         answers = classify()  # also fills caches
-    evaluations, calls = sum(spent for _, spent in answers), classifier.score.calls
+    evaluations, calls = sum(spent for _, spent in answers), classifier.score.calls - before
     plain, rows = _plain_path(classifier, latents)
     plain()
     pairs = [(_timed(classify), _timed(plain))]

@@ -25,6 +25,7 @@ def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd, monkeypatch):
     assert steps[5].name == "+ bfloat16" and 3 * PairedT.first <= evaluations[5] <= 3 * 8
     assert steps[3].gflop < steps[2].gflop
     assert steps[6].gflop > steps[5].gflop and steps[6].evaluations == evaluations[5]
+    assert steps[6].calls == steps[5].calls
     assert all(f"{step.evaluations:.1f}" in step.render() for step in steps)
 
 
