@@ -18,7 +18,7 @@ from perception.classification.scoring import DenoisingErrors
 
 HEADER = f"{'':<40} {'evaluations':>11} {'calls':>6} {'GFLOP':>9} {'seconds':>9} {'of plain':>8} {'right':>6}"
 _PLAIN_CALLS = 4  # of the plain path that every step is timed against
-_REPEATS, _ENOUGH = 5, 20.0  # pairs of timed runs of a step: so many, or all that begin within so many seconds
+_REPEATS, _ENOUGH = 9, 60.0  # pairs of timed runs of a step: so many, or all that begin within so many seconds
 
 
 @dataclass(frozen=True)
