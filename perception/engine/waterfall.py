@@ -18,7 +18,7 @@ from perception.classification.scoring import DenoisingErrors
 
 HEADER = f"{'':<40} {'evaluations':>11} {'calls':>6} {'GFLOP':>9} {'seconds':>9} {'of plain':>8} {'right':>6}"
 _PLAIN_CALLS = 4  # of the plain path that every step is timed against
-_REPEATS, _ENOUGH = 9, 60.0  # pairs of timed runs of a step: so many, or all that begin within so many seconds
+_REPEATS, _ENOUGH = 9, 60.0  # timed runs of a step between two of that path: so many, or what begins in these seconds
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,18 @@ def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Se
         ]
         return [(answer.class_id, answer.evaluations) for part in answers for answer in part]
 
-    before = classifier.score.calls
+    earlier = classifier.score.calls
     with FlopCounterMode(display=False) as counter:
         answers = classify()  # also fills caches
-    evaluations, calls = sum(spent for _, spent in answers), classifier.score.calls - before
+    evaluations, calls = sum(spent for _, spent in answers), classifier.score.calls - earlier
     plain, rows = _plain_path(classifier, latents)
     plain()
-    pairs = [(_timed(classify), _timed(plain))]
-    while len(pairs) < _REPEATS and sum(map(sum, pairs)) < _ENOUGH:
-        pairs.append((_timed(classify), _timed(plain)))
+    pairs: list[tuple[float, float]] = []
+    began, before = time.perf_counter(), _timed(plain)
+    while not pairs or (len(pairs) < _REPEATS and time.perf_counter() - began < _ENOUGH):
+        own, after = _timed(classify), _timed(plain)
+        pairs.append((own, (before + after) / 2))
+        before = after
     return Step(
         name=name,
         evaluations=evaluations / count,
