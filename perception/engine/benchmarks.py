@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from perception.backbones.spec import sample_noise
 from perception.conditioning import build_conditioning
 from perception.data.store import TensorStore
 from perception.depth import DepthNet, silog_loss
+from perception.engine.plan import timed
 from perception.generation import ControlledDenoiser, GenerationOptions, new_control, preset
 from perception.generation.fusion import Held, LatentFusion, Told
 from perception.generation.labels import one_hot
@@ -66,7 +66,7 @@ def compare(
 ) -> Row:
     """Run both paths in turns, so that a noisy machine disturbs both alike, and compare time, FLOPs and results."""
     expected, got = plain(), fast()
-    seconds = [(_timed(plain, device), _timed(fast, device)) for _ in range(repeats)]
+    seconds = [(timed(plain, device), timed(fast, device)) for _ in range(repeats)]
     return Row(
         name=name,
         plain_seconds=statistics.median(pair[0] for pair in seconds),
@@ -255,16 +255,6 @@ def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor,
     latents = torch.stack([sample_noise(0, f"image {row}", 0, shape) for row in range(batch)]).to(backbone.device)
     noise = torch.stack([sample_noise(1, f"image {row}", 0, shape) for row in range(batch)]).to(backbone.device)
     return latents, noise, backbone.condition([""])
-
-
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    started = time.perf_counter()
-    call()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
 
 
 def _flops(call: Callable[[], Any]) -> float:

@@ -61,7 +61,7 @@ def measure(call: Callable[[], Any], device: torch.device) -> Measurement:
         call()
     seconds: list[float] = []
     while len(seconds) < 5 and sum(seconds) < 1.0:
-        seconds.append(_timed(call, device))
+        seconds.append(timed(call, device))
     return Measurement(counter.get_total_flops(), statistics.median(seconds), base, max(base, peak))
 
 
@@ -110,7 +110,8 @@ def _memory(device: torch.device, *, peak: bool) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a call, with what it leaves the device to do."""
     _synchronize(device)
     started = time.perf_counter()
     call()

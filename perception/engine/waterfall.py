@@ -15,6 +15,7 @@ from perception.backbones import DiffusionBackbone
 from perception.classification import DiffusionClassifier, FixedSchedule, PairedT, PromptSet
 from perception.classification.schedule import StoppingRule
 from perception.classification.scoring import DenoisingErrors
+from perception.engine.plan import timed
 
 HEADER = f"{'':<40} {'evaluations':>11} {'calls':>6} {'GFLOP':>9} {'seconds':>9} {'of plain':>8} {'right':>6}"
 _PLAIN_CALLS = 4  # of the plain path that every step is timed against
@@ -92,9 +93,9 @@ def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Se
     plain, rows = _plain_path(classifier, latents)
     plain()
     pairs: list[tuple[float, float]] = []
-    began, before = time.perf_counter(), _timed(plain)
+    began, before = time.perf_counter(), timed(plain, latents.device)
     while not pairs or (len(pairs) < _REPEATS and time.perf_counter() - began < _ENOUGH):
-        own, after = _timed(classify), _timed(plain)
+        own, after = timed(classify, latents.device), timed(plain, latents.device)
         pairs.append((own, (before + after) / 2))
         before = after
     return Step(
@@ -121,16 +122,9 @@ def _plain_path(classifier: DiffusionClassifier, latents: Tensor) -> tuple[Calla
     @torch.inference_mode()
     def plain() -> Tensor:
         with backbone.as_is():
-            return score(clean, noise, timesteps, classifier.condition, candidates).cpu()
+            return score(clean, noise, timesteps, classifier.condition, candidates)
 
     return plain, samples * k
-
-
-def _timed(call: Callable[[], object]) -> float:
-    """Seconds of a call that ends with a transfer to the CPU."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def world_objects(count: int, size: int) -> tuple[Tensor, list[int], PromptSet]:
