@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from perception.allocator import keep_freed_memory
+
 
 class UserError(ValueError):
     """Bad input, in one sentence: what was wrong, what was expected, how to fix it.
@@ -26,6 +28,7 @@ class PromptTooLongError(UserError):
 
 def exit_status(tool: str, work: Callable[[], object], again: str = "run the same command again to continue") -> int:
     """Do the work of a script in tools/: 0, else one sentence on stderr and 2 (bad input) or 130 (Ctrl-C)."""
+    keep_freed_memory()
     try:
         work()
     except UserError as error:

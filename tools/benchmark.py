@@ -28,6 +28,7 @@ ROWS = (
     "sentences",
     "training_step",
     "windows",
+    "memory",
     "epochs",
     "waterfall",
 )
@@ -109,6 +110,10 @@ def measure(args: argparse.Namespace) -> None:
     if "windows" in args.rows and args.compile:
         again = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
         print(benchmarks.compiled_windows(again, args.size).render(), flush=True)
+    if "memory" in args.rows and backbone.device.type == "cpu":
+        from perception.engine.memory_benchmark import kept_memory
+
+        print(kept_memory(args.backbone, args.dtype, args.size, args.batch).render(), flush=True)
     if "epochs" in args.rows:
         from perception.engine.training.epochs import epoch_seconds
 

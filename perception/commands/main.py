@@ -13,6 +13,7 @@ from importlib import import_module
 from textwrap import indent
 
 from perception import __version__
+from perception.allocator import keep_freed_memory
 from perception.errors import PromptTooLongError, UserError
 
 COMMANDS = {
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (2: bad input, 130: interrupted, 141: nobody reads)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_any_name()
+    keep_freed_memory()
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()

@@ -81,7 +81,7 @@ def compare(
 @torch.inference_mode()
 def early_stop(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """Features of up block 1: the whole denoiser with a hook, against leaving it after the tap."""
-    latents, noise, condition = _inputs(backbone, size, batch)
+    latents, noise, condition = inputs(backbone, size, batch)
     x_t = backbone.noise(latents, 50, noise)
 
     def run(stop: bool) -> Callable[[], Tensor]:
@@ -93,7 +93,7 @@ def early_stop(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
 @torch.inference_mode()
 def timesteps_in_one_call(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """Four timesteps of a few images: one call each, against all timesteps x images in one call."""
-    latents, _, _ = _inputs(backbone, size, batch)
+    latents, _, _ = inputs(backbone, size, batch)
     steps = (50, 150, 300, 500)
 
     def spec(timesteps: tuple[int, ...]) -> FeatureSpec:
@@ -115,7 +115,7 @@ def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, s
 
     Keys and values of the text are looked up, as from the second image on; the text-free prefix runs once per sample.
     """
-    latents, noise, _ = _inputs(backbone, size, samples)
+    latents, noise, _ = inputs(backbone, size, samples)
     steps = [100 + 800 * number // samples for number in range(samples)]
     batches = [
         backbone.noise(latents[:1], t, eps).expand(candidates, -1, -1, -1) for t, eps in zip(steps, noise, strict=True)
@@ -137,7 +137,7 @@ def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, s
 @torch.inference_mode()
 def vpd_forward(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
     """VPD's pyramid of class names: the plain path against folded time, cached text and keys/values."""
-    latents, _, _ = _inputs(backbone, size, batch)
+    latents, _, _ = inputs(backbone, size, batch)
     told = build_conditioning("class_names", backbone, names=[f"thing number {number}" for number in range(20)])
     network = VPD(backbone, told, adapter=True).eval()
 
@@ -248,7 +248,7 @@ def _second_pass(backbone: DiffusionBackbone, size: int) -> tuple[GenerationOpti
     return options, noise, told, lambda: Held(latents, mask, [torch.Generator().manual_seed(0)])
 
 
-def _inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:
+def inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:
     """Latents and noise [batch, C, size/8, size/8] of a fixed seed, and the empty prompt."""
     cells = size // backbone.latent_stride
     shape = (backbone.latent_channels, cells, cells)

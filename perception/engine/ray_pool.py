@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from perception.allocator import keep_freed_memory
 from perception.engine.folder import check_fingerprint, claim_free
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Predictor, RayOptions
@@ -51,6 +52,7 @@ class Worker:
     """
 
     def __init__(self, job: Any, folder: str, most: int) -> None:
+        keep_freed_memory()
         self._share: Share | None = None
         self._problem: Exception | None = None
         try:

@@ -4,6 +4,7 @@ import runpy
 
 from perception.backbones import DiffusionBackbone
 from perception.engine import benchmarks
+from perception.engine.memory_benchmark import kept_memory
 
 
 def test_shortcuts_save_flops_and_change_nothing(tiny_backbone: DiffusionBackbone) -> None:
@@ -22,6 +23,11 @@ def test_shortcuts_save_flops_and_change_nothing(tiny_backbone: DiffusionBackbon
     assert rows[6].flop_ratio < 0.81, "a row of five windows less"
     assert [row.evaluations for row in rows] == [2, 4, 6, 2, 3, 2, 50]
     assert rows[0].name in rows[0].render()
+
+
+def test_memory_that_is_kept_changes_nothing(tiny_sd):
+    row = kept_memory(str(tiny_sd), "float32", 64, 2, repeats=2)
+    assert row.difference == 0 and min(row.plain_seconds, row.fast_seconds) > 0
 
 
 def test_a_mistake_on_the_command_line_is_one_sentence(capsys):
