@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -96,15 +98,25 @@ class DenoisingErrors(nn.Module):
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
     ) -> Tensor:
         parts = []
-        for samples in _slices(len(latents), max(1, self.rows // candidates.shape[1])):
+        for samples in self._cut(len(latents), max(1, self.rows // candidates.shape[1])):
             x_t = self.backbone.noise(latents[samples], timesteps[samples], noise[samples])  # [s, C, h, w]
             drawn = x_t, latents[samples], noise[samples], timesteps[samples]
             columns = [
                 self._call(*drawn, condition, candidates[samples, some])
-                for some in _slices(candidates.shape[1], self.rows)
+                for some in self._cut(candidates.shape[1], self.rows)
             ]
             parts.append(torch.cat(columns, dim=1))
         return torch.cat(parts)  # [S, K]
+
+    def _cut(self, total: int, most: int) -> list[slice]:
+        """As few slices as possible, of like length: two calls of 20 rows take less time than one of 30 and one of 10.
+
+        Full ones first where the calls are compiled, which fills each up to a power of two.
+        """
+        if self.backbone.is_compiled and not self.share:
+            return [slice(start, start + most) for start in range(0, total, most)]
+        calls = math.ceil(total / most)
+        return [slice(start, end) for start, end in pairwise(total * i // calls for i in range(calls + 1))]
 
     def _call(self, *arguments: Any) -> Tensor:
         if not self.recompute:
@@ -134,7 +146,3 @@ class DenoisingErrors(nn.Module):
             return self.loss(estimate, truth).flatten(1).mean(1)
         assert self.tables is not None
         return score_predictions(self.tables, prediction, x0, noise, timesteps).four[:, self.columns].sum(1)
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, total, size))
