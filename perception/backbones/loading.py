@@ -26,6 +26,7 @@ from perception.errors import UserError
 
 MINI = Path(__file__).parent / "mini"
 MINI_DIT = Path(__file__).parent / "mini-dit"
+SHIPPED = {"mini": MINI, "mini-dit": MINI_DIT}
 _DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -95,7 +96,7 @@ def _scheduler(folder: ModelFolder) -> Any:
 
 def _resolve(name: str | Path) -> Path:
     """The local folder of a model; only names of the form owner/model that are no local path go to the hub."""
-    shipped = {"mini": MINI, "mini-dit": MINI_DIT}.get(str(name))
+    shipped = SHIPPED.get(str(name))
     if shipped is not None:
         if not (shipped / "model_index.json").is_file():
             raise UserError(

@@ -110,15 +110,6 @@ class ImageClassifier:
             check_same_errors(o.calibration, backbone.fingerprint, self.options)
         self.fingerprint = job_fingerprint(backbone.fingerprint, self.options)
 
-    @property
-    def batch_size(self) -> int:
-        """Images that race together unless the job says: one on a CPU, which small calls hardly slow down.
-
-        Elsewhere so many that a call is full when two candidates of each are left, with two samples to go.
-        """
-        score = self.classifier.score
-        return 1 if self.classifier.backbone.device.type == "cpu" else max(1, score.rows // 4)
-
     def prepare(self, item: Item) -> Sample:
         """Read and transform one file; UserError when it is no usable image or its label is no class."""
         if item.path is None:

@@ -48,7 +48,7 @@ def add_job_arguments(
 ) -> None:
     """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress, --ray-...
 
-    `chosen` says in words what the predictor takes where `batch_size` is None.
+    `chosen` says in words what the command takes where `batch_size` is None.
     """
     group = parser.add_argument_group("job")
     group.add_argument("--out", type=Path, help="output folder; the same command again resumes")
@@ -71,13 +71,16 @@ def add_job_arguments(
     ray.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster (default: one of this machine alone)")
 
 
-def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0) -> JobOptions:
-    """The job options of parsed arguments. Raises UserError without --out."""
+def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0, batch_size: int | None = None) -> JobOptions:
+    """The job options of parsed arguments; `batch_size` stands in for that of the arguments.
+
+    Raises UserError without --out.
+    """
     if args.out is None:
         raise UserError("No output folder was given; add --out FOLDER.")
     return JobOptions(
         out=args.out,
-        batch_size=args.batch_size,
+        batch_size=batch_size or args.batch_size,
         engine=args.engine,
         workers=args.workers,
         progress=args.progress,

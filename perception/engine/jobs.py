@@ -25,7 +25,6 @@ class Predictor(Protocol):
     """Images in, results out. Built once per process, by a function without arguments.
 
     Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
-    `batch_size: int` (items per call where the job does not say; without it 1),
     `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it), and
     `still_valid(record) -> bool` (False: redo a finished item, because what its line points to is gone).
     """
@@ -36,7 +35,10 @@ class Predictor(Protocol):
         """CPU side, for one item, called from several threads. UserError marks the item as failed."""
 
     def __call__(self, batch: Sequence[Any], /) -> list[Outcome]:
-        """Device side: one outcome per prepared sample, the same whatever the batch. UserError stops the job."""
+        """Device side: one outcome per prepared sample, up to rounding the same whatever the batch.
+
+        UserError stops the job.
+        """
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class JobOptions:
     """
 
     out: Path
-    batch_size: int | None = 8  # items per call, halved when memory runs out; None: the predictor's own `batch_size`
+    batch_size: int = 8  # items per call, halved when memory runs out
     engine: str = "local"  # "local": this process; "torchrun": RANK of WORLD_SIZE; "ray": workers of a Ray cluster
     workers: int = 2  # threads that read and prepare items
     progress: bool = True  # a bar on stderr
@@ -82,7 +84,7 @@ class JobOptions:
             raise UserError(f"Unknown engine '{self.engine}'; choose one of {', '.join(ENGINES)}.")
         for name in ("batch_size", "workers"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
 
 

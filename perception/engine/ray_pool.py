@@ -106,7 +106,7 @@ def _reports(
     items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions, pool: Pool
 ) -> Iterator[Counts | UserError]:
     ray = _ray()
-    lots = lots_of(len(items), options.batch_size or 1, pool.workers)
+    lots = lots_of(len(items), options.batch_size, pool.workers)
     workers = min(pool.workers, len(lots))
     data = ray.data.from_items(lots, override_num_blocks=len(lots)).map_batches(
         Worker,

@@ -11,7 +11,7 @@ from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, JobSummary, Predictor
 from perception.engine.manifest import manifest_path, merge_parts
 from perception.engine.progress import progress_bar
-from perception.engine.share import Counts, Share
+from perception.engine.share import Counts, Share, batches_of
 from perception.errors import UserError
 
 
@@ -61,11 +61,12 @@ def _run(items: Sequence[Item], build: Callable[[], Predictor], options: JobOpti
         settle(options.out, items)
     group.gather(None)
     check_fingerprint(options.out, predictor.fingerprint, settings)
+    own = batches_of(items, options.batch_size, group.rank, group.world)
     share = Share(predictor, options, group.rank)
-    with share, progress_bar(len(items[group.rank :: group.world]), options.progress and group.rank == 0) as advance:
-        own = share.work(items[group.rank :: group.world], advance)
+    with share, progress_bar(len(own), options.progress and group.rank == 0) as advance:
+        done = share.work(own, advance)
     counts = Counts()
-    for each in group.gather(own):
+    for each in group.gather(done):
         counts.add(each)
     if group.rank == 0:
         merge_parts(options.out, items)

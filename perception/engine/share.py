@@ -53,15 +53,19 @@ class Counts:
         self.reasons = [*self.reasons, *other.reasons][:_KEPT_REASONS]
 
 
+def batches_of(items: Sequence[Item], batch_size: int, rank: int, world: int) -> list[Item]:
+    """What one of `world` processes works on: every `world`-th batch of the whole list."""
+    firsts = range(rank * batch_size, len(items), world * batch_size)
+    return [item for first in firsts for item in items[first : first + batch_size]]
+
+
 class Share:
     """The work of one rank: prepares, predicts, and commits to the rank's part of the manifest."""
 
     def __init__(self, predictor: Predictor, options: JobOptions, rank: int) -> None:
         self._predictor = predictor
         self._options = options
-        chosen: int = getattr(predictor, "batch_size", 1)
-        self._batch_size = options.batch_size or chosen
-        self._micro_batches = MicroBatcher(predictor, self._batch_size)
+        self._micro_batches = MicroBatcher(predictor, options.batch_size)
         self._previous = ManifestReader(manifest_path(options.out))
         self._writer = ManifestWriter(part_path(options.out, rank))
         self._lines: list[bytes] = []  # finished, not yet committed
@@ -69,19 +73,24 @@ class Share:
         self._committed = time.monotonic()
 
     def work(self, items: Sequence[Item], advance: Callable[[int], None]) -> Counts:
-        """Run all items and commit them; `advance` is told how many are through. May be called for many lots."""
+        """Run all items and commit them; `advance` is told how many are through. May be called for many lots.
+
+        A batch is cut by place, whether or not its items have a result: after a kill the rest makes the same calls, to
+        the last digit, as if nothing had happened.
+        """
         options = self._options
         counts = self._counts = Counts()
         load = partial(prepare, self._predictor, finished=self._finished)
         batch: list[Prepared] = []
-        for entry in prefetch(items, load, options.workers, ahead=2 * self._batch_size + options.workers):
+        ahead = 2 * options.batch_size + options.workers
+        for number, entry in enumerate(prefetch(items, load, options.workers, ahead), start=1):
             if entry.skip:
                 counts.skipped += 1
             elif entry.reason is not None:
                 self._fail(entry, entry.reason)
             else:
                 batch.append(entry)
-            if len(batch) == self._batch_size:
+            if number % options.batch_size == 0:
                 self._predict(batch)
                 batch = []
             advance(1)

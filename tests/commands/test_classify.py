@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from perception.backbones import DiffusionBackbone
+from perception.backbones.loading import SHIPPED
 from perception.classification.classifier import POOLS
 from perception.classification.prompts import TABLES
 from perception.classification.scoring import BOUNDS, LOSSES
@@ -90,23 +91,25 @@ def test_evaluate_reads_the_truth_from_the_folder_after_a_run_without_it(run, fo
     assert f"top-1                4  {100 * right / 4:7.2f}%" in printed
 
 
-def test_an_interrupted_run_resumes_to_the_same_bytes(run, folder, tmp_path, monkeypatch):
-    run(folder, out=tmp_path / "whole")
+@pytest.mark.parametrize(("batch_size", "whole"), [(1, 2), (3, 1)])
+def test_an_interrupted_run_resumes_to_the_same_bytes(run, folder, tmp_path, monkeypatch, batch_size, whole):
+    arguments = (folder, "--batch-size", batch_size)
+    run(*arguments, out=tmp_path / "whole")
     finish, calls = ImageClassifier.__call__, []
 
     def interrupted(self, batch):
         calls.append(batch)
-        if len(calls) == 3:
+        if len(calls) > whole:
             raise KeyboardInterrupt
         return finish(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "__call__", interrupted)
-        status, _, complaint = run(folder)
+        status, _, complaint = run(*arguments)
     assert status == 130
     assert "run the same command again to resume" in complaint
-    _, printed, _ = run(folder)
-    assert "2 done, 2 already there" in printed
+    _, printed, _ = run(*arguments)
+    assert f"{4 - whole * batch_size} done, {whole * batch_size} already there" in printed
     assert (tmp_path / "out/manifest.jsonl").read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
 
 
@@ -130,6 +133,18 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
             key: single[key] for key in ("label", "evaluations", "survivors", "stop", "rounds", "samples")
         }
         assert batched["errors"] == pytest.approx(single["errors"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("shipped", "rows", "batches"), [(True, 12, [3, 1]), (True, 2, [1] * 4), (False, 12, [1] * 4)])
+def test_a_shipped_backbone_races_images_together(run, folder, tiny_sd, monkeypatch, shipped, rows, batches):
+    finish, sizes = ImageClassifier.__call__, []
+    monkeypatch.setattr(
+        ImageClassifier, "__call__", lambda self, batch: sizes.append(len(batch)) or finish(self, batch)
+    )
+    if shipped:
+        monkeypatch.setitem(SHIPPED, str(tiny_sd), tiny_sd)
+    run(folder, "--rows", rows)
+    assert sizes == batches
 
 
 def test_a_compiled_denoiser_gives_the_same_answers(run, folder, tmp_path, monkeypatch):

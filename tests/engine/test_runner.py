@@ -11,6 +11,7 @@ from filelock import FileLock
 from perception.data.files import NoSpaceError
 from perception.engine import Item, JobOptions, Outcome, image_items, run_job
 from perception.engine.manifest import read_manifest
+from perception.engine.share import batches_of
 from perception.errors import UserError
 
 
@@ -44,11 +45,19 @@ def test_the_manifest_does_not_depend_on_batches_workers_or_commits(desk, tmp_pa
     assert len(manifests) == 1
 
 
-def test_a_predictor_may_choose_its_batches(desk, shouter):
-    chosen = shouter()
-    chosen.batch_size = 4
-    desk.run(chosen, batch_size=None)
-    assert [len(batch) for batch in chosen.batches] == [4, 4, 2]
+def test_batches_are_cut_by_place_so_that_a_rest_is_called_as_it_would_have_been(desk, shouter):
+    every, desk.items = desk.items, desk.items[:5]
+    desk.run()
+    desk.items, rest = every, shouter()
+    desk.run(rest)
+    assert rest.batches == [["text-005"], ["text-006", "text-007", "text-008"], ["text-009"]]
+
+
+def test_ranks_take_whole_batches_of_one_process():
+    items = [Item(id=str(number)) for number in range(11)]
+    ids = [[item.id for item in batches_of(items, 2, rank, 3)] for rank in range(3)]
+    assert ids == [["0", "1", "6", "7"], ["2", "3", "8", "9"], ["4", "5", "10"]]
+    assert batches_of(items, 16, 0, 2) == items and batches_of(items, 16, 1, 2) == []
 
 
 def test_running_again_does_nothing_and_new_items_are_added(desk, shouter):
