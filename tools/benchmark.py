@@ -3,8 +3,8 @@
 python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
-python tools/benchmark.py --rows waterfall --batch 4 --compile
-python tools/benchmark.py --rows waterfall --batch 16 --rows-per-call 256 --compile
+python tools/benchmark.py --rows waterfall --batch 16 --compile
+python tools/benchmark.py --rows waterfall --batch 64 --rows-per-call 128 --compile --device cuda
 python tools/benchmark.py --rows windows --compile
 python tools/benchmark.py --backbone random-sd1 --rows epochs --scenes 16 --configs configs/fpn/fpn_mini_world.py
 python tools/benchmark.py --rows epochs --size 256 --cfg-options model.backbone.timesteps=50,150,300
@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> None:
     if "waterfall" in args.rows:
         from perception.engine import waterfall
 
-        print(f"zero-shot classification of {args.batch} objects of the miniature world, ten classes, per image")
+        print(f"zero-shot classification of {args.batch} objects of the miniature world (fixed schedules: two), per image")
         print(waterfall.HEADER)
         objects = waterfall.world_objects(args.batch, args.size)
         reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)

@@ -135,7 +135,7 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
         assert batched["errors"] == pytest.approx(single["errors"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("shipped", "rows", "batches"), [(True, 12, [3, 1]), (True, 2, [1] * 4), (False, 12, [1] * 4)])
+@pytest.mark.parametrize(("shipped", "rows", "batches"), [(True, 6, [3, 1]), (True, 1, [1] * 4), (False, 6, [1] * 4)])
 def test_a_shipped_backbone_races_images_together(run, folder, tiny_sd, monkeypatch, shipped, rows, batches):
     finish, sizes = ImageClassifier.__call__, []
     monkeypatch.setattr(
