@@ -124,7 +124,9 @@ def measure(args: argparse.Namespace) -> None:
     if "waterfall" in args.rows:
         from perception.engine import waterfall
 
-        print(f"zero-shot classification of {args.batch} objects of the miniature world (fixed schedules: two), per image")
+        print(
+            f"zero-shot classification of {args.batch} objects of the miniature world (fixed schedules: two), per image"
+        )
         print(waterfall.HEADER)
         objects = waterfall.world_objects(args.batch, args.size)
         reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)
