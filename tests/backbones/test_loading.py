@@ -435,9 +435,8 @@ def test_a_gpu_beyond_the_last_is_refused_before_weights_are_read(
 
 
 def test_mini_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loading, "MINI", tmp_path)
-    monkeypatch.setattr(loading, "MINI_DIT", tmp_path)
     for name in ("mini", "mini-dit"):
+        monkeypatch.setitem(loading.SHIPPED, name, tmp_path)
         with pytest.raises(UserError, match=f"the backbone '{name}' is not part of this installation"):
             load_backbone(name)
 

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from perception.backbones import DiffusionBackbone
-from perception.backbones.loading import SHIPPED
 from perception.classification.classifier import POOLS
 from perception.classification.prompts import TABLES
 from perception.classification.scoring import BOUNDS, LOSSES
@@ -22,6 +21,8 @@ from perception.commands import classify
 from perception.commands.classify_job import ImageClassifier
 from perception.commands.classify_recorded import read_recorded
 from perception.commands.classify_rules import METHODS
+from perception.engine import runner
+from perception.errors import UserError
 
 STAGES = ("--samples", "2,4", "--keep", "2,1")
 
@@ -135,16 +136,24 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
         assert batched["errors"] == pytest.approx(single["errors"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("shipped", "rows", "batches"), [(True, 6, [3, 1]), (True, 1, [1] * 4), (False, 6, [1] * 4)])
-def test_a_shipped_backbone_races_images_together(run, folder, tiny_sd, monkeypatch, shipped, rows, batches):
-    finish, sizes = ImageClassifier.__call__, []
-    monkeypatch.setattr(
-        ImageClassifier, "__call__", lambda self, batch: sizes.append(len(batch)) or finish(self, batch)
-    )
-    if shipped:
-        monkeypatch.setitem(SHIPPED, str(tiny_sd), tiny_sd)
-    run(folder, "--rows", rows)
-    assert sizes == batches
+@pytest.mark.parametrize(
+    ("backbone", "device", "rows", "batch_size"),
+    [
+        ("mini", "cpu", "40", 20),
+        ("mini", "cpu", "1", 1),
+        ("owner/model", "cpu", "40", 1),
+        ("owner/model", "cuda", "40", 20),
+    ],
+)
+def test_images_race_together_where_small_calls_waste_time(
+    run, folder, monkeypatch, backbone, device, rows, batch_size
+):
+    def told(items, build, options):
+        raise UserError(f"by {options.batch_size}s")
+
+    monkeypatch.setattr(runner, "run_job", told)
+    _, _, complaint = run(folder, "--backbone", backbone, "--device", device, "--rows", rows)
+    assert complaint == f"perception: by {batch_size}s\n"
 
 
 def test_a_compiled_denoiser_gives_the_same_answers(run, folder, tmp_path, monkeypatch):

@@ -51,13 +51,6 @@ def test_error_maps_beside_errors(run, folder, tmp_path):
     assert "error_map_samples = 3 (now 2)" in complaint
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("cuda", 10)])
-def test_images_race_together_where_small_calls_waste_the_device(tiny_backbone, monkeypatch, device, expected):
-    job = ImageClassifier(tiny_backbone, ClassifyOptions(class_prompts(["cat", "dog"]), PairedT(8), rows=40))
-    monkeypatch.setattr(type(tiny_backbone), "device", torch.device(device))
-    assert job.batch_size == expected
-
-
 def test_error_maps_of_pooled_prompts_average_them(tiny_backbone, folder):
     image = Item("0.png", folder / "cat" / "0.png")
     prompts = class_prompts(["cat", "dog"], ["a {}.", "my {}"])
