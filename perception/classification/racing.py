@@ -1,10 +1,11 @@
 """Rules that stop early: candidates race over one well-spread grid, and whoever is surely behind the leader leaves.
 
 Every racing rule draws the same samples in the same order (`race_blocks`) with common random numbers, so rules differ
-in when they stop and never in what they see. A race that goes to the end has seen the whole uniform grid, and the
-mean decides. It also ends when only candidates of one class are left (several prompts of a class need not beat each
-other), or when the budget has no room for another block. Candidates whose errors equal the leader's in every sample
-leave: they repeat it, and the one given first stands for both.
+in when they stop and never in what they see. Decisions grow rarer as samples add up: a long duel goes on in few full
+denoiser calls, and is looked at less often. A race that goes to the end has seen the whole uniform grid, and the mean
+decides. It also ends when only candidates of one class are left (several prompts of a class need not beat each other),
+or when the budget has no room for another block. Candidates whose errors equal the leader's in every sample leave: they
+repeat it, and the one given first stands for both.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class RacingRule(ABC):
     trials: int = 1  # noises per timestep: the grid is walked once per trial
     budget: int | None = None  # most denoiser evaluations per image; None: as many as the whole grid takes
     first: int = 8  # samples of every candidate before the first decision
-    block: int = 2  # samples between decisions
+    block: int = 2  # samples between decisions, at least
+    growth: float = 0.2  # or this share of the samples seen, if that is more: looks in geometric progression
     group: int = field(default=1, repr=False)  # trials that count as one sample: 2 for antithetic noise
     fewest: ClassVar[int] = 8  # samples that are judged: the spread of fewer is a guess
 
@@ -44,6 +46,8 @@ class RacingRule(ABC):
             raise UserError(f"samples {self.samples}, trials {self.trials} and block {self.block} must be 1 or more")
         if self.first < self.fewest:
             raise UserError(f"a first block of {self.first} samples is too short to judge; give {self.fewest} or more")
+        if not 0 <= self.growth < math.inf:
+            raise UserError(f"blocks that grow by {self.growth} of the samples seen make no race; give 0 or more")
         check_group(self.group, self.trials, self.first, self.block)
 
     @property
@@ -58,8 +62,11 @@ class RacingRule(ABC):
 
     def ends(self) -> list[int]:
         """Samples drawn up to the end of each block."""
-        first = min(self.first, self.total)
-        return [first, *range(first + self.block, self.total, self.block), *[self.total][: self.total - first]]
+        ends = [min(self.first, self.total)]
+        while ends[-1] < self.total:
+            grown = int(ends[-1] * self.growth) // self.group * self.group
+            ends.append(min(ends[-1] + max(self.block, grown), self.total))
+        return ends
 
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """The grid in spread order, cut at `ends`."""

@@ -112,7 +112,8 @@ def _race(
         own["confidence"] = args.confidence
     if method == "paired_t":
         own["doubt"] = 0.0
-    return kind(samples, trials, args.budget, kind.first * group, kind.block * group, group, **own)
+    first, block = kind.first * group, kind.block * group
+    return kind(samples, trials, args.budget, first=first, block=block, group=group, **own)
 
 
 def _refuse_foreign(args: argparse.Namespace, method: str) -> None:

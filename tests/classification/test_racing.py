@@ -1,6 +1,7 @@
 """Racing rules on error tables drawn from known distributions, and the order they walk the grid in."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,6 +61,16 @@ def test_blocks_are_the_uniform_grid(rule, samples, steps, trials):
     assert all(blocks)
 
 
+@pytest.mark.parametrize("rule", [PairedT, ConfidenceSequence])
+@pytest.mark.parametrize(("samples", "trials", "group"), [(250, 1, 1), (125, 2, 2)])
+def test_looks_grow_rarer(rule, samples, trials, group):
+    ends = rule(samples, trials, first=8, block=2, group=group).ends()
+    assert (ends[0], ends[-1]) == (8, 250)
+    for end, after in pairwise(ends[:-1]):
+        assert after - end == max(2, end // 5 // group * group)
+    assert rule(samples, trials, first=8, block=2, group=group, growth=0.0).ends() == list(range(8, 251, 2))
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("candidates", [2, 3, 10, 1000])
 def test_a_clear_winner_is_found_early(rule, candidates):
@@ -74,7 +85,7 @@ def test_a_clear_winner_is_found_early(rule, candidates):
 
 def test_a_paired_t_test_drops_at_its_textbook_limit():
     errors = errors_of(2, gap=0.8, samples=4000)
-    table, _ = race(PairedT(1000, doubt=0.0, block=1), errors)
+    table, _ = race(PairedT(1000, doubt=0.0, block=1, growth=0.0), errors)
     n = table.counts[0]
     statistic = stats.ttest_rel(errors[1, :n].double(), errors[0, :n].double()).statistic
     before = stats.ttest_rel(errors[1, : n - 1].double(), errors[0, : n - 1].double()).statistic
@@ -212,6 +223,7 @@ def test_t_quantile_is_students():
         (lambda: PairedT(0), "samples 0, trials 1 and block 2 must be 1 or more"),
         (lambda: PairedT(first=3), "a first block of 3 samples is too short to judge; give 4 or more"),
         (lambda: ConfidenceSequence(first=7), "a first block of 7 samples is too short to judge; give 8 or more"),
+        (lambda: PairedT(growth=-0.1), "blocks that grow by -0.1 of the samples seen make no race; give 0 or more"),
         (lambda: PairedT(confidence=1.0), "a confidence of 1.0 is not between 0.5 and 1"),
         (lambda: PairedT(doubt=-1.0), "a doubt of -1.0 standard errors is negative"),
         (lambda: ConfidenceSequence(confidence=0.4), "not between 0.5 and 1"),
