@@ -20,10 +20,10 @@ from perception.backbones.denoiser import Denoiser
 from perception.backbones.devices import sent
 from perception.backbones.features import extract
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
-from perception.backbones.memory import RowMemory
 from perception.backbones.noise_path import NoisePath
 from perception.backbones.prediction import Prediction
 from perception.backbones.spec import FeatureSpec, Tap
+from perception.backbones.tables import BatchRows, RowTables
 from perception.backbones.taps import as_map, check_taps, describe_taps, in_order, record
 from perception.errors import UserError
 
@@ -67,7 +67,7 @@ class DiffusionBackbone(nn.Module):
         self._identity = identity
         self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
         self.conditioner = conditioner
-        self._rows = sharing.TextRows()
+        self._rows = BatchRows()
         self.latent_channels = denoiser.latent_channels
         self.latent_stride = self._codec.stride
         self.training_size = denoiser.training_size  # height and width in latent cells; None: not known
@@ -283,7 +283,7 @@ class DiffusionBackbone(nn.Module):
             yield
 
     @contextmanager
-    def cached_text(self, tables: sharing.TextTables | None = None) -> Iterator[None]:
+    def cached_text(self, tables: RowTables | None = None) -> Iterator[None]:
         """Inside, cross-attention keys and values are computed once per distinct prompt of `condition()`.
 
         Results are equal to the plain call. Without `tables` of the caller, what is remembered is freed at the end of
@@ -299,12 +299,12 @@ class DiffusionBackbone(nn.Module):
         return len(condition) * sharing.text_bytes(self._denoiser.text_attentions(), tokens, self.dtype)
 
     @contextmanager
-    def folded_time(self, memory: RowMemory) -> Iterator[None]:
-        """Inside, the time embedding and its projections are computed once per timestep and kept in `memory`.
+    def folded_time(self, tables: RowTables) -> Iterator[None]:
+        """Inside, the time embedding and its projections are computed once per timestep and kept in `tables`.
 
         Results are equal to the plain call. SDXL's residual blocks also read sizes and pooled text and are left out.
         """
-        with self.as_is(), folding.folded_time(self._denoiser.time_layers(), self._rows, memory):
+        with self.as_is(), folding.folded_time(self._denoiser.time_layers(), self._rows, tables):
             yield
 
     @contextmanager
@@ -364,9 +364,8 @@ class DiffusionBackbone(nn.Module):
     ) -> Tensor:
         steps = self._steps(t, len(x_t))
         time, told = self._told(steps, condition, len(x_t))
-        self._rows.keys = told.keys
-        self._rows.timestep = float(steps[0]) if steps.min() == steps.max() else None
+        self._rows.hold(told.keys, tuple(steps.expand(len(x_t)).tolist()))
         try:
             return denoiser(x_t, time, told, self.latent_stride)
         finally:
-            self._rows.keys = self._rows.timestep = None
+            self._rows.hold(None)

@@ -45,8 +45,9 @@ class DiTDenoiser(TransformerDenoiser):
         return {"attn1": (block.attn1, "self_attention")}
 
     def time_layers(self) -> list[nn.Module]:
-        """The time embedding, which every block has its own copy of."""
-        return [block.norm1.emb.timestep_embedder for block in self.module.transformer_blocks]
+        """The time embedding, of which every block makes its own from the frequencies on."""
+        embeddings = [block.norm1.emb for block in self.module.transformer_blocks]
+        return [layer for each in embeddings for layer in (each.time_proj, each.timestep_embedder)]
 
     def final_modules(self) -> list[nn.Module]:
         """The final projections."""

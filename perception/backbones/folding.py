@@ -1,4 +1,4 @@
-"""Exact savings of a denoiser that is asked at one timestep, or with one text token."""
+"""Exact savings of a denoiser that is asked at few different timesteps, or with one text token."""
 
 from __future__ import annotations
 
@@ -6,41 +6,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from perception.backbones.memory import RowMemory
-from perception.backbones.sharing import TextRows, standing_in, wants_gradient
+from perception.backbones.sharing import standing_in, wants_gradient
+from perception.backbones.tables import BatchRows, RowTables, some_rows
 
 
 class FoldedTime:
-    """The forward of a layer of the time embedding that remembers its output per timestep.
+    """The forward of a layer that reads the timestep alone: it looks up what it has made of each.
 
-    Only a batch with a single timestep is answered from memory, and only where no gradient is wanted.
+    Nothing is remembered where a gradient is wanted.
     """
 
-    def __init__(self, layer: nn.Module, slot: str, rows: TextRows, memory: RowMemory) -> None:
+    def __init__(self, layer: nn.Module, number: int, rows: BatchRows, tables: RowTables) -> None:
         self._layer, self._forward = layer, layer.forward
-        self._slot, self._batch, self._memory = slot, rows, memory
+        self._number, self._batch, self._tables = number, rows, tables
 
-    def __call__(self, embedding: Tensor, *args: Any) -> Tensor:
-        """Apply the layer to time embeddings [B, D]."""
-        if self._batch.timestep is None or wants_gradient(embedding, self._layer):
-            return self._forward(embedding, *args)
-        key = f"timestep {self._batch.timestep}"
-        row = self._memory.get(key, self._slot)
-        if row is None:
-            with torch.inference_mode(False), torch.no_grad():  # may later be part of a graph
-                row = self._forward(embedding, *args)[:1].clone()
-            self._memory.put(key, self._slot, row)
-        return row.expand(len(embedding), -1)
+    def __call__(self, times: Tensor, *args: Any) -> Tensor:
+        """Apply the layer to times [B], or to embeddings of them [B, D]."""
+        if self._batch.timesteps is None or wants_gradient(times, self._layer):
+            return self._forward(times, *args)
+
+        def make(rows: list[int]) -> Tensor:
+            made: Tensor = self._forward(some_rows(times, rows), *args)
+            return made[None]
+
+        return self._tables.look_up(self._number, 1, self._batch.different_timesteps(len(times)), make)[0]
 
 
 @contextmanager
-def folded_time(layers: Sequence[nn.Module], rows: TextRows, memory: RowMemory) -> Iterator[None]:
-    """Let a FoldedTime stand in for every layer; `memory` outlives the context."""
-    folded = [(layer, FoldedTime(layer, f"time {number}", rows, memory)) for number, layer in enumerate(layers)]
-    with standing_in(folded):
+def folded_time(layers: Sequence[nn.Module], rows: BatchRows, tables: RowTables) -> Iterator[None]:
+    """Let a FoldedTime stand in for every layer; `tables` outlive the context."""
+    tables.clear_if_changed(weight for layer in layers for weight in layer.parameters())
+    with standing_in([(layer, FoldedTime(layer, number, rows, tables)) for number, layer in enumerate(layers)]):
         yield
 
 

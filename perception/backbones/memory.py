@@ -1,4 +1,4 @@
-"""Rows that are a function of a text (or a timestep) and are computed once while the weights stay."""
+"""Rows that are a function of a text and are computed once while the weights stay."""
 
 from __future__ import annotations
 

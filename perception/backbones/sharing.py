@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones.devices import sent
-from perception.backbones.memory import version_of
+from perception.backbones.tables import BatchRows, RowTables, some_rows
 from perception.errors import UserError
 
 
@@ -73,40 +72,6 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
-class Prompts:
-    """The different prompts of a batch of B rows."""
-
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self.keys = keys  # of the rows
-        self.first: dict[str, int] = {}  # prompt -> the first row that holds it
-        for row, key in enumerate(keys):
-            self.first.setdefault(key, row)
-        self._found: tuple[tuple[str, ...], Tensor] | None = None
-
-    def rows_of(self, table: Table) -> Tensor:
-        """int64 [B]: the row of each prompt in a table. Layers with equal tables share one transfer to the device."""
-        if self._found is None or self._found[0] != table.keys or self._found[1].device != table.rows.device:
-            numbers = torch.tensor([table.numbers[key] for key in self.keys])
-            self._found = table.keys, sent(numbers, table.rows.device)
-        return self._found[1]
-
-
-class TextRows:
-    """Which prompt each row of the running batch holds, and its timestep; None where it is not a single, known one."""
-
-    def __init__(self) -> None:
-        self.keys: tuple[str, ...] | None = None
-        self.timestep: float | None = None
-        self._read: Prompts | None = None
-
-    def prompts(self) -> Prompts:
-        """Which prompts the running batch holds; read once per batch."""
-        assert self.keys is not None
-        if self._read is None or self._read.keys is not self.keys:
-            self._read = Prompts(self.keys)
-        return self._read
-
-
 def wants_gradient(value: Tensor, module: nn.Module) -> bool:
     """Whether a gradient flows through this call of `module`."""
     return torch.is_grad_enabled() and (value.requires_grad or any(w.requires_grad for w in module.parameters()))
@@ -128,71 +93,6 @@ def standing_in(forwards: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Ite
                 module.__dict__["forward"] = own
 
 
-class Table:
-    """Keys and values of all prompts of one length that an attention layer has seen."""
-
-    def __init__(self, keys: tuple[str, ...], rows: Tensor) -> None:
-        self.keys = keys  # the P prompts
-        self.numbers = {key: number for number, key in enumerate(keys)}
-        self.rows = rows  # [2, P, L, C]
-
-    def of(self, prompts: Prompts) -> Tensor:
-        """Keys and values [2, B, L, C] of a batch: no copy where its rows hold one prompt, or all of them in order."""
-        if len(prompts.first) == 1:
-            number = self.numbers[prompts.keys[0]]
-            return self.rows[:, number : number + 1].expand(-1, len(prompts.keys), -1, -1)
-        return self.rows if prompts.keys == self.keys else self.rows[:, prompts.rows_of(self)]
-
-
-class TextTables:
-    """A Table per attention layer and length, as long as the weights that made it stay. A deep copy is empty.
-
-    Changes that torch does not count (through `.data`, as when averaged weights are swapped in) need a `clear`.
-    """
-
-    def __init__(self, capacity: int | None = None) -> None:  # prompts that are kept, the latest ones; None: all
-        self.capacity = capacity
-        self._tables: dict[tuple[int, int], Table] = {}
-        self._weights: tuple[Any, ...] = ()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._tables.clear()
-
-    def clear_if_changed(self, attentions: Sequence[Any]) -> None:
-        """Forget everything unless the key and value projections are those of the last call, and as precise."""
-        weights = [w for attention in attentions for w in (*attention.to_k.parameters(), *attention.to_v.parameters())]
-        autocast = [torch.is_autocast_enabled(kind) for kind in {w.device.type for w in weights} - {"meta"}]
-        versions = (*autocast, *map(version_of, weights))
-        if versions != self._weights:
-            self.clear()
-            self._weights = versions
-
-    def look_up(self, layer: int, length: int, prompts: Prompts, project: Callable[[list[int]], Tensor]) -> Tensor:
-        """Keys and values [2, B, L, C] of a batch; `project` makes those of some of its rows, [2, rows, L, C]."""
-        table = self._tables.get((layer, length))
-        missing = [key for key in prompts.first if table is None or key not in table.numbers]
-        if missing:
-            with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
-                rows = project([prompts.first[key] for key in missing])
-                self._tables[layer, length] = table = self._longer(table, prompts, missing, rows)
-        assert table is not None
-        return table.of(prompts)
-
-    def _longer(self, table: Table | None, prompts: Prompts, missing: list[str], rows: Tensor) -> Table:
-        """The table with further rows at its end; without what the batch does not hold where there is no room."""
-        if table is None:
-            return Table(tuple(missing), rows)
-        kept = table.keys
-        if self.capacity is not None and len(kept) + len(missing) > self.capacity:
-            kept = tuple(key for key in kept if key in prompts.first)
-        old = table.rows if kept == table.keys else table.rows[:, [table.numbers[key] for key in kept]]
-        return Table((*kept, *missing), torch.cat([old, rows], dim=1))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TextTables:
-        return TextTables(self.capacity)
-
-
 class CachedText:
     """The forwards of an attention's key and value projections, which remember what they made of a prompt.
 
@@ -200,7 +100,7 @@ class CachedText:
     up at once, when the keys are asked for: half as many kernels. Nothing is remembered where a gradient is wanted.
     """
 
-    def __init__(self, attention: Any, layer: int, batch: TextRows, tables: TextTables) -> None:
+    def __init__(self, attention: Any, layer: int, batch: BatchRows, tables: RowTables) -> None:
         self._projections: tuple[nn.Module, nn.Module] = attention.to_k, attention.to_v
         self._project_keys, self._project_values = (projection.forward for projection in self._projections)
         self._layer, self._batch, self._tables = layer, batch, tables
@@ -222,14 +122,14 @@ class CachedText:
         return waiting[1] if waiting is not None and waiting[0] is text else self._looked_up(text)[1]
 
     def _remembers(self, text: Tensor) -> bool:
-        return self._batch.keys is not None and not any(wants_gradient(text, each) for each in self._projections)
+        return self._batch.texts is not None and not any(wants_gradient(text, each) for each in self._projections)
 
     def _looked_up(self, text: Tensor) -> Tensor:
         def project(rows: list[int]) -> Tensor:
-            told = text if len(rows) == len(text) else text[sent(torch.tensor(rows), text.device)]
+            told = some_rows(text, rows)
             return torch.stack([self._project_keys(told), self._project_values(told)])
 
-        return self._tables.look_up(self._layer, text.shape[1], self._batch.prompts(), project)
+        return self._tables.look_up(self._layer, text.shape[1], self._batch.different_texts(), project)
 
 
 def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> int:
@@ -238,13 +138,20 @@ def text_bytes(attentions: Sequence[Any], tokens: int, dtype: torch.dtype) -> in
 
 
 @contextmanager
-def cached_text(attentions: Sequence[Any], rows: TextRows, tables: TextTables | None = None) -> Iterator[None]:
+def cached_text(attentions: Sequence[Any], rows: BatchRows, tables: RowTables | None = None) -> Iterator[None]:
     """Let a CachedText stand in for `to_k` and `to_v` of each of `attentions`.
 
     Without `tables` what is remembered lives as long as the context.
     """
-    tables = TextTables() if tables is None else tables
-    tables.clear_if_changed(attentions)
+    tables = RowTables() if tables is None else tables
+    tables.clear_if_changed(
+        [
+            weight
+            for attention in attentions
+            for part in (attention.to_k, attention.to_v)
+            for weight in part.parameters()
+        ]
+    )
     cached = [CachedText(attention, number, rows, tables) for number, attention in enumerate(attentions)]
     forwards = [
         forward

@@ -118,7 +118,7 @@ class DiffusionClassifier(nn.Module):
         Raises UserError when the screens need small images or rankings and there are none.
         """
         noise = noise or SeededNoise()
-        with self.score.text_cache(self.condition):
+        with self.score.remembered(self.condition):
             if self.screening is None:
                 return [self._result(race) for race in self.track.run(latents, image_ids, self.condition, noise)]
             if small is None and self.screening.small is not None:

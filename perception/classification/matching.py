@@ -58,7 +58,7 @@ class ImageCaptionMatcher(nn.Module):
         condition = self.backbone.condition(captions, truncate=self.truncate)
         candidates, draw = torch.arange(len(captions)), noise or SeededNoise()
         parts = []
-        with self.score.text_cache(condition):
+        with self.score.remembered(condition):
             for start in range(0, len(self.samples), _CHUNK):
                 chunk = self.samples[start : start + _CHUNK]
                 eps, timesteps = self._drawn(chunk, latents, draw)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perception.backbones import Condition, DiffusionBackbone, Prediction
-from perception.backbones.sharing import TextTables
+from perception.backbones.tables import RowTables
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError
 
@@ -29,6 +29,7 @@ BOUNDS = {"vlb": DECISIONS["VLB"], "l2+vlb": DECISIONS["L2+VLB"]}
 """Scores of networks with a learned variance, such as DiT: the columns of `dit_scores` that are added."""
 
 _CACHE_BYTES = 2 * 10**9  # of text keys and values; SD 1.5 in float32: 260 prompts
+_TIMESTEPS = 1000  # whose embedding is kept; of SD 1.5 in float32: 0.1 GB
 
 
 class DenoisingErrors(nn.Module):
@@ -46,8 +47,8 @@ class DenoisingErrors(nn.Module):
         backbone: DiffusionBackbone,
         loss: str = "l2",  # one of LOSSES or BOUNDS
         rows: int = 32,  # most rows (samples x candidates) of one denoiser call: bounds the memory, not the result
-        share: bool = True,  # text-free prefix once per sample, text keys/values once per prompt; equal results.
-        # False where the denoiser is compiled: it runs as it is where something is shared
+        share: bool = True,  # text-free prefix once per sample, keys/values once per prompt, time embedding once per
+        # timestep; equal results. False where the denoiser is compiled: it runs as it is where something is shared
         recompute: bool = False,  # make a call again for the gradient, keeping no activations: `rows` bounds them
     ) -> None:
         super().__init__()
@@ -63,18 +64,22 @@ class DenoisingErrors(nn.Module):
         self.share = share
         self.recompute = recompute
         self.calls = 0  # of the denoiser so far
-        self._tables = TextTables()
+        self._texts = RowTables()
+        self._times = RowTables(_TIMESTEPS)
 
-    def text_cache(self, condition: Condition) -> AbstractContextManager[None]:
-        """Inside, keys and values of the prompts are remembered, if they are shared and few enough to hold.
-
-        They are kept for the next time.
+    @contextmanager
+    def remembered(self, condition: Condition) -> Iterator[None]:
+        """Inside, if anything is shared, the time embedding is looked up, and so are keys and values of the prompts
+        where they are few enough to hold. All of it is kept for the next time.
         """
-        size = self.backbone.text_bytes(condition)
-        if not self.share or size > _CACHE_BYTES:
-            return nullcontext()
-        self._tables.capacity = _CACHE_BYTES * len(condition) // max(1, size)
-        return self.backbone.cached_text(self._tables)
+        with ExitStack() as stack:
+            if self.share:
+                stack.enter_context(self.backbone.folded_time(self._times))
+                size = self.backbone.text_bytes(condition)
+                if size <= _CACHE_BYTES:
+                    self._texts.capacity = _CACHE_BYTES * len(condition) // max(1, size)
+                    stack.enter_context(self.backbone.cached_text(self._texts))
+            yield
 
     def forward(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor

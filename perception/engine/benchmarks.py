@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
 from perception.backbones.building import randomize
-from perception.backbones.sharing import TextTables
 from perception.backbones.spec import sample_noise
+from perception.backbones.tables import RowTables
 from perception.conditioning import build_conditioning
 from perception.data.store import TensorStore
 from perception.depth import DepthNet, silog_loss
@@ -121,7 +121,7 @@ def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, s
         backbone.noise(latents[:1], t, eps).expand(candidates, -1, -1, -1) for t, eps in zip(steps, noise, strict=True)
     ]
     condition = backbone.condition([f"a photo of a thing number {number}." for number in range(candidates)])
-    tables = TextTables()
+    tables = RowTables()
 
     def plain() -> Tensor:
         return torch.stack([backbone.denoise(x_t, t, condition).raw for x_t, t in zip(batches, steps, strict=True)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone, Prediction, sharing
 from perception.backbones.compiled import filled_up
+from perception.backbones.tables import BatchRows
 from perception.backbones.unet_family import UNetDenoiser, with_residuals
 from perception.errors import UserError
 
@@ -41,7 +42,7 @@ class ControlledDenoiser:
         self.controls: tuple[Any, ...] = tuple(controls)
         self.scales = tuple(scales) if scales is not None else (1.0,) * len(self.controls)
         self.told = told
-        self._rows = [sharing.TextRows() for _ in self.controls]
+        self._rows = [BatchRows() for _ in self.controls]
         self._compiled = backbone.is_compiled
         self._networks: list[Any] = [torch.compile(c, dynamic=False) if self._compiled else c for c in controls]
         if not self.controls or len(self.scales) != len(self.controls):
@@ -115,7 +116,7 @@ class ControlledDenoiser:
         added = UNetDenoiser(self.backbone.unet).added(x, told, self.backbone.latent_stride)
         for number, (control, embedding) in enumerate(zip(self._networks, embeddings, strict=True)):
             dtype = self.controls[number].dtype
-            self._rows[number].keys = told.keys
+            self._rows[number].hold(told.keys)
             with _given_embedding(self.controls[number]):
                 outputs += [
                     control(

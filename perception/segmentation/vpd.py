@@ -212,7 +212,7 @@ class VPD(nn.Module):
         recompute = self.backbone.single_token if self.single_token else nullcontext
         if self.shortcuts:
             self._texts.forget_if_changed()
-            stack.enter_context(self.backbone.folded_time(self._texts.memory))
+            stack.enter_context(self.backbone.folded_time(self._texts.times))
             stack.enter_context(self.backbone.cached_text(self._texts.tables))
         stack.enter_context(recompute())
         if self.checkpointing and torch.is_grad_enabled():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perception.backbones import Condition
 from perception.backbones.memory import RowMemory, version_of
-from perception.backbones.sharing import TextTables
+from perception.backbones.tables import RowTables
 from perception.conditioning.base import Digest, text_identity
 from perception.errors import UserError
 
@@ -26,8 +26,9 @@ class VPDText:
 
     def __init__(self, network: VPD) -> None:
         self.network = network
-        self.memory = RowMemory(_TEXTS)  # of adapted tokens, and of the time embedding
-        self.tables = TextTables(_TEXTS)
+        self.memory = RowMemory(_TEXTS)  # of adapted tokens
+        self.tables = RowTables(_TEXTS)  # of their keys and values
+        self.times = RowTables()  # of the time embedding
         self._state: tuple[Any, ...] = ()
         self._digest = Digest()
 
@@ -70,6 +71,7 @@ class VPDText:
         """Empty the memories."""
         self.memory.clear()
         self.tables.clear()
+        self.times.clear()
 
     def _tokens(self, given: Sequence[Any] | None) -> Tensor:
         tokens = self.network.conditioning(given)

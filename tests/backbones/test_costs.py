@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import Condition, sharing
+from perception.backbones.tables import BatchRows
 from perception.backbones.taps import record
 from perception.backbones.unet_family import UNetDenoiser
 
@@ -61,8 +62,8 @@ def test_shared_prefix(sd15: UNetDenoiser, forward: Callable[[], object]) -> Non
 
 
 def test_cached_text(sd15: UNetDenoiser, forward: Callable[[], object]) -> None:
-    plain, rows = gflop(forward), sharing.TextRows()
-    rows.keys = tuple(f"prompt {i}" for i in range(ROWS))
+    plain, rows = gflop(forward), BatchRows()
+    rows.hold(tuple(f"prompt {i}" for i in range(ROWS)))
     with sharing.cached_text(sd15.text_attentions(), rows):
         assert gflop(forward) == pytest.approx(plain)
         assert plain - gflop(forward) == pytest.approx(2.95, rel=0.01)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones import AttentionSpec, Condition, DiffusionBackbone, FeatureSpec, load_backbone
-from perception.backbones.memory import RowMemory
+from perception.backbones.tables import RowTables
 from perception.engine.extraction import image_size
 from perception.errors import UserError
 
@@ -286,7 +286,7 @@ def test_savings_are_exact_and_leave_nothing_behind(backbone: DiffusionBackbone,
     rows: Counter[str] = Counter()
     embedding = backbone._denoiser.text_free_chains(False)[0][-1]
     hook = embedding.register_forward_hook(lambda m, i, out: rows.update(embedding=len(out)))
-    with backbone.shared_prefix(3), backbone.cached_text(), backbone.folded_time(RowMemory()):
+    with backbone.shared_prefix(3), backbone.cached_text(), backbone.folded_time(RowTables()):
         for _ in range(2):  # the second time from memory
             assert relative(backbone.denoise(x_t, steps, told).raw, plain) <= 1e-5
             assert relative(backbone.denoise(x_t, 100, told).raw, same_time) <= 1e-5

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perception.backbones import DiffusionBackbone, load_backbone
-from perception.backbones.sharing import TextTables
+from perception.backbones.tables import RowTables
 from perception.errors import UserError
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -95,7 +95,7 @@ class Operations(TorchDispatchMode):
 
 def test_sharing_starts_fewer_operations_than_the_plain_path(backbone: DiffusionBackbone) -> None:
     """A small model on a GPU waits for its kernels to be started: savings must not cost more of them."""
-    candidates, tables = torch.arange(3).repeat(2), TextTables()  # of two samples
+    candidates, tables = torch.arange(3).repeat(2), RowTables()  # of two samples
     told, x_t = backbone.condition(["a", "b", "c"]), torch.zeros(6, 4, 8, 8)
 
     def operations(rows: torch.Tensor) -> int:
@@ -114,7 +114,7 @@ def test_sharing_starts_fewer_operations_than_the_plain_path(backbone: Diffusion
 
 
 def test_tables_outlive_the_context_and_go_with_the_weights(backbone: DiffusionBackbone) -> None:
-    rows, tables = count_rows(backbone, [f"{ATTENTION}.attn2.to_k"]), TextTables()
+    rows, tables = count_rows(backbone, [f"{ATTENTION}.attn2.to_k"]), RowTables()
     told, x_t = backbone.condition(["a", "b"]), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def cached() -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_tables_outlive_the_context_and_go_with_the_weights(backbone: DiffusionB
 
 
 def test_a_full_table_keeps_what_the_batch_holds(backbone: DiffusionBackbone) -> None:
-    rows, tables = count_rows(backbone, [f"{ATTENTION}.attn2.to_v"]), TextTables(capacity=2)
+    rows, tables = count_rows(backbone, [f"{ATTENTION}.attn2.to_v"]), RowTables(capacity=2)
     x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     taken = []
     for prompts in (["a", "b"], ["b", "c"], ["b", "c"], ["a", "b"]):

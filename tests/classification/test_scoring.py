@@ -112,7 +112,7 @@ def test_text_is_remembered_where_it_is_shared_and_fits(tiny_sd, monkeypatch, sh
     backbone = load_backbone(tiny_sd, device="cpu")
     condition = backbone.condition(PROMPTS)
     monkeypatch.setattr(scoring, "_CACHE_BYTES", backbone.text_bytes(condition) + allowed)
-    with DenoisingErrors(backbone, share=share).text_cache(condition):
+    with DenoisingErrors(backbone, share=share).remembered(condition):
         standing_in = [vars(module).get("forward") for module in backbone.modules()]
         assert any(isinstance(getattr(forward, "__self__", None), CachedText) for forward in standing_in) == remembered
 
@@ -125,7 +125,7 @@ def test_remembered_text_serves_the_next_images_too(tiny_sd):
     projection.forward = lambda text: texts.append(len(text)) or project(text)
     score, errors = DenoisingErrors(backbone), []
     for _ in range(2):
-        with score.text_cache(condition), torch.inference_mode():
+        with score.remembered(condition), torch.inference_mode():
             errors.append(score(*_inputs(), condition, candidates))
     assert texts == [3] and torch.equal(*errors) and score.calls == 2
 

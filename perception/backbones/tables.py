@@ -1,0 +1,129 @@
+"""What depends on the text alone, or on the timestep alone: made once, and looked up for every batch after that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perception.backbones.devices import sent
+from perception.backbones.memory import version_of
+
+
+class Distinct:
+    """The different texts, or timesteps, of B rows."""
+
+    def __init__(self, keys: tuple[Hashable, ...]) -> None:
+        self.keys = keys  # of the rows
+        self.first: dict[Hashable, int] = {}  # text -> the first row that holds it
+        for row, key in enumerate(keys):
+            self.first.setdefault(key, row)
+        self._found: tuple[tuple[Hashable, ...], Tensor] | None = None
+
+    def rows_of(self, table: Table) -> Tensor:
+        """int64 [B]: the row of each text in a table. Layers with equal tables share one transfer to the device."""
+        if self._found is None or self._found[0] != table.keys or self._found[1].device != table.rows.device:
+            numbers = torch.tensor([table.numbers[key] for key in self.keys])
+            self._found = table.keys, sent(numbers, table.rows.device)
+        return self._found[1]
+
+
+class BatchRows:
+    """What each row of the running batch holds; None where that is not known."""
+
+    def __init__(self) -> None:
+        self.hold(None, None)
+
+    def hold(self, texts: tuple[str, ...] | None, timesteps: tuple[float, ...] | None = None) -> None:
+        """Another batch begins; none, where both are None."""
+        self.texts = texts
+        self.timesteps = timesteps
+        self._read: dict[tuple[Hashable, ...], Distinct] = {}
+
+    def different_texts(self) -> Distinct:
+        """Which texts the batch holds."""
+        assert self.texts is not None
+        return self._different(self.texts)
+
+    def different_timesteps(self, rows: int) -> Distinct:
+        """Which timesteps a layer sees: of every row, or of the first row of each sample in `shared_prefix`."""
+        assert self.timesteps is not None
+        return self._different(self.timesteps[:: len(self.timesteps) // rows])
+
+    def _different(self, keys: tuple[Hashable, ...]) -> Distinct:
+        """Read once per batch."""
+        if keys not in self._read:
+            self._read[keys] = Distinct(keys)
+        return self._read[keys]
+
+
+class Table:
+    """What a layer has made of all texts of one length, or of all timesteps, that it has seen."""
+
+    def __init__(self, keys: tuple[Hashable, ...], rows: Tensor) -> None:
+        self.keys = keys  # of the P texts
+        self.numbers = {key: number for number, key in enumerate(keys)}
+        self.rows = rows  # [N, P, ...]: N tensors that are looked up at once
+
+    def of(self, batch: Distinct) -> Tensor:
+        """The rows [N, B, ...] of a batch: no copy where its rows hold one text, or all of them in order."""
+        if len(batch.first) == 1:
+            number = self.numbers[batch.keys[0]]
+            return self.rows[:, number : number + 1].expand(-1, len(batch.keys), *self.rows.shape[2:])
+        return self.rows if batch.keys == self.keys else self.rows[:, batch.rows_of(self)]
+
+
+class RowTables:
+    """A Table per layer and length, as long as the weights that made it stay. A deep copy is empty.
+
+    Changes that torch does not count (through `.data`, as when averaged weights are swapped in) need a `clear`.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:  # rows that are kept, the latest ones; None: all
+        self.capacity = capacity
+        self._tables: dict[tuple[int, int], Table] = {}
+        self._weights: tuple[Any, ...] = ()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tables.clear()
+
+    def clear_if_changed(self, weights: Iterable[Tensor]) -> None:
+        """Forget everything unless these are the weights of the last call, and as precise."""
+        every = list(weights)
+        autocast = [torch.is_autocast_enabled(kind) for kind in {w.device.type for w in every} - {"meta"}]
+        versions = (*autocast, *map(version_of, every))
+        if versions != self._weights:
+            self.clear()
+            self._weights = versions
+
+    def look_up(self, layer: int, length: int, batch: Distinct, make: Callable[[list[int]], Tensor]) -> Tensor:
+        """The rows [N, B, ...] of a batch; `make` makes those of some of them, [N, rows, ...]."""
+        table = self._tables.get((layer, length))
+        missing = [key for key in batch.first if table is None or key not in table.numbers]
+        if missing:
+            with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
+                rows = make([batch.first[key] for key in missing])
+                self._tables[layer, length] = table = self._longer(table, batch, missing, rows)
+        assert table is not None
+        return table.of(batch)
+
+    def _longer(self, table: Table | None, batch: Distinct, missing: list[Hashable], rows: Tensor) -> Table:
+        """The table with further rows at its end; without what the batch does not hold where there is no room."""
+        if table is None:
+            return Table(tuple(missing), rows)
+        kept = table.keys
+        if self.capacity is not None and len(kept) + len(missing) > self.capacity:
+            kept = tuple(key for key in kept if key in batch.first)
+        old = table.rows if kept == table.keys else table.rows[:, [table.numbers[key] for key in kept]]
+        return Table((*kept, *missing), torch.cat([old, rows], dim=1))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RowTables:
+        return RowTables(self.capacity)
+
+
+def some_rows(batch: Tensor, rows: list[int]) -> Tensor:
+    """These rows of a tensor; the tensor itself where these are as many as it has."""
+    return batch if len(rows) == len(batch) else batch[sent(torch.tensor(rows), batch.device)]
