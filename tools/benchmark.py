@@ -4,6 +4,7 @@ python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
 python tools/benchmark.py --rows early_stop shared_candidates
 python tools/benchmark.py --rows waterfall --batch 16 --compile
+python tools/benchmark.py --rows waterfall --backbone mini-dit --size 28 --batch 64 --dataset fashion_mnist --root DIR
 python tools/benchmark.py --rows waterfall --batch 64 --rows-per-call 128 --compile --device cuda
 python tools/benchmark.py --rows windows --compile
 python tools/benchmark.py --backbone random-sd1 --rows epochs --scenes 16 --configs configs/fpn/fpn_mini_world.py
@@ -17,8 +18,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from perception.errors import exit_status
+from perception.errors import UserError, exit_status
+
+if TYPE_CHECKING:
+    from perception.backbones import DiffusionBackbone
 
 ROWS = (
     "early_stop",
@@ -59,6 +64,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rows-per-call", type=int, default=32, help="most denoiser rows per call of waterfall (default %(default)s)"
     )
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="of waterfall: its first pictures, not the miniature world (as in classify)"
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder that holds the --dataset")
     parser.add_argument(
         "--compile", action="store_true", help="one step more of waterfall and windows, with torch.compile"
     )
@@ -122,17 +131,27 @@ def measure(args: argparse.Namespace) -> None:
             ratio = f"first {first:.2f} s, second {second:.2f} s, {first / second:.1f}x"
             print(f"training epoch, {config.stem}, {args.scenes} scenes: {ratio}", flush=True)
     if "waterfall" in args.rows:
-        from perception.engine import waterfall
+        show_waterfall(args, backbone)
 
-        print(
-            f"zero-shot classification of {args.batch} objects of the miniature world (fixed schedules: two), per image"
-        )
-        print(waterfall.HEADER)
+
+def show_waterfall(args: argparse.Namespace, backbone: DiffusionBackbone) -> None:
+    """Zero-shot classification in ever better ways, on the miniature world or a data set."""
+    from perception.backbones import load_backbone
+    from perception.engine import waterfall
+
+    if args.dataset is None:
         objects = waterfall.world_objects(args.batch, args.size)
-        reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)
-        steps = waterfall.waterfall(backbone, *objects, rows=args.rows_per_call, reduced=reduced, compile=args.compile)
-        for step in steps:
-            print(step.render(), flush=True)
+    elif args.root is None:
+        raise UserError(f"--dataset {args.dataset} needs --root DIR, the folder that holds it")
+    else:
+        told = backbone.class_names is not None
+        objects = waterfall.set_pictures(args.dataset, args.root, args.batch, args.size, told)
+    what = "objects of the miniature world" if args.dataset is None else f"pictures of {args.dataset}"
+    print(f"zero-shot classification of {len(objects[0])} {what} (fixed schedules: two), per image")
+    print(waterfall.HEADER)
+    reduced = load_backbone(args.backbone, dtype="bfloat16", device=args.device)
+    for step in waterfall.waterfall(backbone, *objects, rows=args.rows_per_call, reduced=reduced, compile=args.compile):
+        print(step.render(), flush=True)
 
 
 if __name__ == "__main__":

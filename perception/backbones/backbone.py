@@ -304,7 +304,7 @@ class DiffusionBackbone(nn.Module):
 
         Results are equal to the plain call. SDXL's residual blocks also read sizes and pooled text and are left out.
         """
-        with self.as_is(), folding.folded_time(self._denoiser.time_layers(), self._rows, tables):
+        with self.as_is(), folding.folded_time(self._denoiser.time_chains(), self._rows, tables):
             yield
 
     @contextmanager

@@ -56,8 +56,8 @@ class Denoiser(Protocol):
     def text_attentions(self) -> list[nn.Module]:
         """Attention modules whose `to_k` and `to_v` read text alone."""
 
-    def time_layers(self) -> list[nn.Module]:
-        """Layers whose outputs are a function of the timestep alone."""
+    def time_chains(self) -> list[list[nn.Module]]:
+        """Layers whose outputs are a function of the timestep alone: chains of `folding.folded_time`."""
 
     def final_modules(self) -> list[nn.Module]:
         """Modules behind the last tap: they make the prediction and no feature."""

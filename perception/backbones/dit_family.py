@@ -44,10 +44,10 @@ class DiTDenoiser(TransformerDenoiser):
         """The self-attention."""
         return {"attn1": (block.attn1, "self_attention")}
 
-    def time_layers(self) -> list[nn.Module]:
-        """The time embedding, of which every block makes its own from the frequencies on."""
+    def time_chains(self) -> list[list[nn.Module]]:
+        """The time embedding, of which every block makes its own, from the sines on."""
         embeddings = [block.norm1.emb for block in self.module.transformer_blocks]
-        return [layer for each in embeddings for layer in (each.time_proj, each.timestep_embedder)]
+        return [[embedding.time_proj, embedding.timestep_embedder] for embedding in embeddings]
 
     def final_modules(self) -> list[nn.Module]:
         """The final projections."""

@@ -13,32 +13,52 @@ from perception.backbones.tables import BatchRows, RowTables, some_rows
 
 
 class FoldedTime:
-    """The forward of a layer that reads the timestep alone: it looks up what it has made of each.
+    """The forwards of a layer that reads the timestep alone, and of the one before it: what they make is looked up.
 
-    Nothing is remembered where a gradient is wanted.
+    Of two layers the first one hands the times on, which are read where there are timesteps without an answer. Nothing
+    is remembered where a gradient is wanted.
     """
 
-    def __init__(self, layer: nn.Module, number: int, rows: BatchRows, tables: RowTables) -> None:
-        self._layer, self._forward = layer, layer.forward
+    def __init__(self, chain: Sequence[nn.Module], number: int, rows: BatchRows, tables: RowTables) -> None:
+        self._chain = chain  # the layer, perhaps with one before it, which gets the times and nothing else
+        self._before, self._forward = chain[0].forward, chain[-1].forward
         self._number, self._batch, self._tables = number, rows, tables
+        self._times: Tensor | None = None  # [B], from the first layer's call on
 
-    def __call__(self, times: Tensor, *args: Any) -> Tensor:
-        """Apply the layer to times [B], or to embeddings of them [B, D]."""
-        if self._batch.timesteps is None or wants_gradient(times, self._layer):
-            return self._forward(times, *args)
+    def hand_on(self, times: Tensor) -> Tensor:
+        """Stand in for the first of two layers, of times [B]."""
+        if not self._remembers(times):
+            made: Tensor = self._before(times)
+            return made
+        self._times = times
+        return times
+
+    def look_up(self, value: Tensor, *args: Any) -> Tensor:
+        """Stand in for the last layer, of times [B] or embeddings of them [B, D]."""
+        times, self._times = self._times, None
+        if times is None and (len(self._chain) > 1 or not self._remembers(value)):
+            return self._forward(value, *args)
 
         def make(rows: list[int]) -> Tensor:
-            made: Tensor = self._forward(some_rows(times, rows), *args)
+            some = some_rows(value if times is None else times, rows)
+            made: Tensor = self._forward(some if times is None else self._before(some).to(value.dtype), *args)
             return made[None]
 
-        return self._tables.look_up(self._number, 1, self._batch.different_timesteps(len(times)), make)[0]
+        return self._tables.look_up(self._number, 1, self._batch.different_timesteps(len(value)), make)[0]
+
+    def _remembers(self, value: Tensor) -> bool:
+        return self._batch.timesteps is not None and not any(wants_gradient(value, layer) for layer in self._chain)
 
 
 @contextmanager
-def folded_time(layers: Sequence[nn.Module], rows: BatchRows, tables: RowTables) -> Iterator[None]:
-    """Let a FoldedTime stand in for every layer; `tables` outlive the context."""
-    tables.clear_if_changed(weight for layer in layers for weight in layer.parameters())
-    with standing_in([(layer, FoldedTime(layer, number, rows, tables)) for number, layer in enumerate(layers)]):
+def folded_time(chains: Sequence[Sequence[nn.Module]], rows: BatchRows, tables: RowTables) -> Iterator[None]:
+    """Let a FoldedTime stand in for every chain of one or two layers; `tables` outlive the context."""
+    tables.clear_if_changed(weight for chain in chains for layer in chain for weight in layer.parameters())
+    forwards = []
+    for number, chain in enumerate(chains):
+        folded = FoldedTime(chain, number, rows, tables)
+        forwards += [(layer, folded.hand_on) for layer in chain[:-1]] + [(chain[-1], folded.look_up)]
+    with standing_in(forwards):
         yield
 
 

@@ -49,9 +49,10 @@ class PixArtDenoiser(TransformerDenoiser):
         first = self.module.transformer_blocks[0]
         return [[self.module.pos_embed], [first.norm1], [first.attn1], [first.attn2.to_q]]
 
-    def time_layers(self) -> list[nn.Module]:
+    def time_chains(self) -> list[list[nn.Module]]:
         """The time embedding, before sizes are added to it."""
-        return [self.module.adaln_single.emb.timestep_embedder]
+        embedding = self.module.adaln_single.emb
+        return [[embedding.time_proj, embedding.timestep_embedder]]
 
     def _sizes(self, x_t: Tensor, stride: int) -> dict[str, Tensor | None]:
         """Height and width in pixels [B, 2] and their ratio [B, 1], where the transformer was trained with them."""

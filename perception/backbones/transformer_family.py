@@ -81,9 +81,9 @@ class TransformerDenoiser(ABC):
         """The cross-attentions."""
         return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
 
-    def time_layers(self) -> list[nn.Module]:
-        """The time embedding, before pooled text is added to it."""
-        return [self.module.time_text_embed.timestep_embedder]
+    def time_chains(self) -> list[list[nn.Module]]:
+        """The time embedding, before pooled text is added to it; the sines before it may be the guidance's, too."""
+        return [[self.module.time_text_embed.timestep_embedder]]
 
     def final_modules(self) -> list[nn.Module]:
         """The final norm and projection."""

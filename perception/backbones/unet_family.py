@@ -118,12 +118,13 @@ class UNetDenoiser:
         """Every cross-attention."""
         return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
 
-    def time_layers(self) -> list[nn.Module]:
+    def time_chains(self) -> list[list[nn.Module]]:
         """The time embedding and, unless pooled text is added to it, its projection in every residual block."""
         blocks: list[Any] = [
             m for m, kind in self.tap_modules().values() if kind == "residual_block" and not self.is_xl
         ]
-        return [self.module.time_embedding, *(m.time_emb_proj for m in blocks if m.time_emb_proj is not None)]
+        projections = [[block.time_emb_proj] for block in blocks if block.time_emb_proj is not None]
+        return [[self.module.time_proj, self.module.time_embedding], *projections]
 
     def final_modules(self) -> list[nn.Module]:
         """The final norm and convolution."""

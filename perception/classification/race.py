@@ -117,5 +117,7 @@ class Track:
 
     def _pooled(self, race: Race, errors: Tensor) -> Tensor:
         """Mean over the rows of each alive candidate: [rows, n] -> [alive, n]."""
+        if len(errors) == len(race.table.alive):
+            return errors
         parts = errors.split([len(self.candidates[c].rows) for c in race.table.alive])
         return torch.stack([part.mean(0) for part in parts])

@@ -68,8 +68,9 @@ class ErrorTable:
 
     def ranked(self, candidates: Sequence[int]) -> tuple[int, ...]:
         """Sort candidates by their mean error, best first; ties keep the given order."""
-        means = self.means().tolist()
-        return tuple(sorted(candidates, key=lambda c: means[c]))
+        seen = slice(max((self.counts[c] for c in candidates), default=0))
+        means = self._weighted(list(candidates))[:, seen].nanmean(dim=1).tolist()
+        return tuple(c for _, c in sorted(zip(means, candidates, strict=True), key=lambda pair: pair[0]))
 
     def difference(self, candidate: int, other: int) -> Tensor:
         """Paired error(candidate) - error(other) on their common samples, float64. [min(counts) // group]."""

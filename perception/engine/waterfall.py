@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -54,15 +55,19 @@ def waterfall(
     reduced: DiffusionBackbone | None = None,  # the same weights in bfloat16, for a step more
     compile: bool = False,  # and a last one with torch.compile in place of sharing: minutes of compiling
 ) -> Iterator[Step]:
-    """Yield the steps in order; each keeps what the one before has gained. Fixed schedules get two of the images."""
+    """Yield the steps in order; each keeps what the one before has gained. Fixed schedules get two of the images.
+
+    As many images as half a denoiser call has rows race together, as in `perception classify`.
+    """
     reference = FixedSchedule(stages, keep)
     racing = PairedT(max(stages))
-    ways: list[tuple[str, StoppingRule, bool, bool]] = [
-        ("released schedule", reference, False, False),
-        ("nominal counts", FixedSchedule(stages, keep, nested=True), False, False),
-        ("racing", racing, False, False),
-        ("+ shared prefix, cached keys and values", racing, True, False),
-        ("+ images together", racing, True, True),
+    many = max(1, rows // 2)
+    ways: list[tuple[str, StoppingRule, bool, int]] = [
+        ("released schedule", reference, False, 1),
+        ("nominal counts", FixedSchedule(stages, keep, nested=True), False, 1),
+        ("racing", racing, False, 1),
+        ("+ shared prefix, looked-up text and time", racing, True, 1),
+        ("+ images together", racing, True, many),
     ]
     for name, rule, share, together in ways:
         classifier = DiffusionClassifier(backbone, prompts, rule, rows=rows, share=share)
@@ -70,17 +75,17 @@ def waterfall(
         yield _step(name, classifier, backbone.encode(some), truth[: len(some)], together)
     if reduced is not None:
         classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows)
-        yield _step("+ bfloat16", classifier, reduced.encode(images), truth, together=True)
+        yield _step("+ bfloat16", classifier, reduced.encode(images), truth, many)
         if compile:
             reduced.compile_denoiser()
             classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows, share=False)
             classifier.classify_latents(reduced.encode(images), [f"image {i}" for i in range(len(images))])  # compiles
-            yield _step("torch.compile in place of sharing", classifier, reduced.encode(images), truth, together=True)
+            yield _step("torch.compile in place of sharing", classifier, reduced.encode(images), truth, many)
 
 
-def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: bool) -> Step:
+def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: int) -> Step:
     count = len(latents)
-    batches = [range(count)] if together else [range(i, i + 1) for i in range(count)]
+    batches = [range(start, min(start + together, count)) for start in range(0, count, together)]
 
     def classify() -> list[tuple[int, int]]:
         answers = [
@@ -138,3 +143,23 @@ def world_objects(count: int, size: int) -> tuple[Tensor, list[int], PromptSet]:
     drawn = [render_object(TEST_SEED, index, TEN_OBJECTS[c], size).image for index, c in enumerate(truth)]
     pixels = torch.stack([torch.from_numpy(image.copy()) for image in drawn]).permute(0, 3, 1, 2)  # [B, 3, H, W]
     return pixels / 255, truth, class_prompts(TEN_OBJECTS)
+
+
+def set_pictures(
+    name: str, root: Path, count: int, size: int, class_conditional: bool
+) -> tuple[Tensor, list[int], PromptSet]:
+    """The first test pictures of a classification set, [count, 3, size, size], their classes, and its prompts.
+
+    A class-conditional backbone is told bare class names. Raises UserError as `classification_set`.
+    """
+    from perception.classification import class_prompts
+    from perception.classification.sets import classification_set
+    from perception.classification.transforms import ClassifierTransform
+    from perception.data.images import read_image
+
+    chosen = classification_set(name, root)
+    images = chosen.images[:count]
+    transform = ClassifierTransform(size, border=chosen.border)
+    pixels = torch.stack([transform(read_image(image.path)) for image in images])
+    prompts = class_prompts(chosen.prompts.names, ("{}",)) if class_conditional else chosen.prompts
+    return pixels, [image.class_id for image in images], prompts
