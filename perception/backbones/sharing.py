@@ -9,56 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones.tables import BatchRows, RowTables, some_rows
-from perception.errors import UserError
+from perception.backbones.tables import BatchRows, RowTables, Samples, some_rows
 
 
 @contextmanager
-def shared_prefix(chains: Sequence[Sequence[nn.Module]], candidates: int) -> Iterator[None]:
-    """Run each chain of modules on every `candidates`-th row of its inputs and repeat its outputs.
+def shared_prefix(chains: Sequence[Sequence[nn.Module]], samples: Samples) -> Iterator[None]:
+    """Run each chain of modules on the first row of each sample and repeat its outputs.
 
     A chain is a module, or several of which each gets what the one before has made and nothing else that has rows. The
     batch must be ordered [sample 0 x candidates, sample 1 x candidates, ...] and the inputs of the chains must be equal
     within a sample, which holds for everything before the first cross-attention.
     """
-    if not isinstance(candidates, int) or candidates < 1:
-        raise UserError(f"candidates is {candidates!r}; expected the number of prompts per sample, at least 1")
+
+    def narrow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return _map_tensors(samples.narrow, args), _map_tensors(samples.narrow, kwargs)
+
+    def widen(module: nn.Module, args: Any, output: Any) -> Any:
+        return _map_tensors(samples.widen, output)
+
     hooks = []
-    for chain in chains if candidates > 1 else ():
-        hooks.append(chain[0].register_forward_pre_hook(_narrow(candidates), with_kwargs=True))
-        hooks.append(chain[-1].register_forward_hook(_widen(candidates)))
+    for chain in chains if max(samples.counts) > 1 else ():
+        hooks.append(chain[0].register_forward_pre_hook(narrow, with_kwargs=True))
+        hooks.append(chain[-1].register_forward_hook(widen))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def every_row(value: Tensor, rows: int) -> Tensor:
-    """What was read inside a module that ran once per sample of `shared_prefix`, for all rows of the batch."""
-    return value if len(value) == rows else value.repeat_interleave(rows // len(value), dim=0)
-
-
-def _narrow(candidates: int) -> Callable[..., tuple[Any, Any]]:
-    def first_of_each(rows: Tensor) -> Tensor:
-        if len(rows) % candidates:
-            raise UserError(
-                f"a batch of {len(rows)} rows does not hold {candidates} candidates per sample; "
-                "order it [sample 0 x candidates, sample 1 x candidates, ...]"
-            )
-        return rows[::candidates]
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        return _map_tensors(first_of_each, args), _map_tensors(first_of_each, kwargs)
-
-    return hook
-
-
-def _widen(candidates: int) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        return _map_tensors(lambda x: x.repeat_interleave(candidates, dim=0), output)
-
-    return hook
 
 
 def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

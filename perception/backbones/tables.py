@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from perception.backbones.devices import sent
 from perception.backbones.memory import version_of
+from perception.errors import UserError
 
 
 class Distinct:
@@ -30,11 +32,55 @@ class Distinct:
         return self._found[1]
 
 
+class Samples:
+    """How many neighbouring rows of a batch are one sample with other candidates.
+
+    Raises UserError for a sample without rows.
+    """
+
+    def __init__(self, candidates: int | Sequence[int]) -> None:  # of every sample, or of each
+        self.counts = [candidates] if isinstance(candidates, int) else list(candidates)
+        if not self.counts or not all(isinstance(count, int) and count > 0 for count in self.counts):
+            raise UserError(f"candidates is {candidates!r}; expected the number of prompts per sample, at least 1")
+        self._all = isinstance(candidates, int)
+        self._even = self.counts[0] if len(set(self.counts)) == 1 else 0  # candidates of all samples; 0: not equal
+        self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def firsts(self, rows: int) -> Sequence[int]:
+        """The first row of each sample in a batch. Raises UserError for a batch of other samples."""
+        fits = rows % self._even == 0 if self._all else rows == sum(self.counts)
+        if not fits:
+            raise UserError(
+                f"a batch of {rows} rows does not hold {', '.join(map(str, self.counts))} candidates per sample; "
+                "order it [sample 0 x candidates, sample 1 x candidates, ...]"
+            )
+        return range(0, rows, self._even) if self._even else [0, *accumulate(self.counts[:-1])]
+
+    def narrow(self, batch: Tensor) -> Tensor:
+        """The first row of each sample."""
+        firsts = self.firsts(len(batch))
+        return batch[:: self._even] if self._even else batch[self._rows(firsts, batch.device)[0]]
+
+    def widen(self, samples: Tensor) -> Tensor:
+        """A row per sample -> all rows of the batch."""
+        if self._even:
+            return samples.repeat_interleave(self._even, dim=0)
+        return samples[self._rows(self.firsts(sum(self.counts)), samples.device)[1]]
+
+    def _rows(self, firsts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of each sample the first row; of each row the sample."""
+        if device not in self._sent:
+            owners = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+            self._sent[device] = sent(torch.tensor(firsts), device), sent(owners, device)
+        return self._sent[device]
+
+
 class BatchRows:
     """What each row of the running batch holds; None where that is not known."""
 
     def __init__(self) -> None:
-        self.hold(None, None)
+        self.samples: Samples | None = None  # in `sharing.shared_prefix`
+        self.hold(None)
 
     def hold(self, texts: tuple[str, ...] | None, timesteps: tuple[float, ...] | None = None) -> None:
         """Another batch begins; none, where both are None."""
@@ -50,7 +96,14 @@ class BatchRows:
     def different_timesteps(self, rows: int) -> Distinct:
         """Which timesteps a layer sees: of every row, or of the first row of each sample in `shared_prefix`."""
         assert self.timesteps is not None
-        return self._different(self.timesteps[:: len(self.timesteps) // rows])
+        if rows == len(self.timesteps):
+            return self._different(self.timesteps)
+        assert self.samples is not None
+        return self._different(tuple(self.timesteps[first] for first in self.samples.firsts(len(self.timesteps))))
+
+    def every(self, value: Tensor, rows: int) -> Tensor:
+        """What was read inside a module that ran once per sample of `shared_prefix`, for all rows of the batch."""
+        return value if self.samples is None or len(value) == rows else self.samples.widen(value)
 
     def _different(self, keys: tuple[Hashable, ...]) -> Distinct:
         """Read once per batch."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,84 +26,28 @@ class Work:
         """Denoiser evaluations."""
         return len(self.timesteps) * len(self.candidates)
 
-    def part(self, samples: slice) -> Work:
-        """All candidates on some of the samples."""
-        return replace(self, noise=self.noise[samples], timesteps=self.timesteps[samples])
-
-
-_Part = tuple[int, Work]  # the number of a piece of work, and some of its samples
-
 
 def score_together(score: DenoisingErrors, work: Sequence[Work], condition: Condition) -> list[Tensor]:
     """Errors [n, K] of each piece of work, float32 on the CPU.
 
-    Images with equally many candidates fill denoiser calls with whole samples, whose rows share the text-free prefix.
-    What is left, less than a call of each count, is laid out row by row where that saves calls, without the prefix:
-    near the end of a race most images have a few rows left, each with another number of candidates.
+    Rows are laid out image by image and sample by sample, and cut into calls wherever one is full: near the end of a
+    race most images have a few rows left, each with another number of candidates. The rows of a sample in one call
+    share the text-free prefix.
     """
-    found: list[list[Tensor]] = [[] for _ in work]
-    for parts, ragged in _calls(work, score.rows):
-        pieces = [piece for _, piece in parts]
-        errors = _ragged(score, pieces, condition) if ragged else _even(score, pieces, condition)
-        for (i, _), part in zip(parts, errors, strict=True):
-            found[i].append(part.flatten())
-    # the only synchronisation of a round; a stage without new samples has no part
-    every = [part for parts in found for part in parts]
-    flat = torch.cat(every).cpu() if every else torch.empty(0)
+    some = [piece for piece in work if piece.rows]  # a stage without new samples has none
+    flat = _errors(score, some, condition).cpu() if some else torch.empty(0)  # the only synchronisation of a round
     split = flat.split([piece.rows for piece in work])
     return [part.view(len(piece.timesteps), len(piece.candidates)) for part, piece in zip(split, work, strict=True)]
 
 
-def _calls(work: Sequence[Work], rows: int) -> list[tuple[list[_Part], bool]]:
-    """What goes together, and whether row by row."""
-    by_count: dict[int, list[_Part]] = {}
-    for i, piece in enumerate(work):
-        if piece.rows:
-            by_count.setdefault(len(piece.candidates), []).append((i, piece))
-    full, left = [], []
-    for count, parts in by_count.items():
-        samples = sum(len(piece.timesteps) for _, piece in parts)
-        first, second = _cut(parts, samples - samples % max(1, rows // count))
-        full.append(first)
-        left.append(second)
-    mixed = [part for parts in left for part in parts]
-    if math.ceil(sum(piece.rows for _, piece in mixed) / rows) < sum(map(bool, left)):
-        return [(parts, False) for parts in full if parts] + [(mixed, True)]
-    return [(first + second, False) for first, second in zip(full, left, strict=True)]
-
-
-def _cut(parts: Sequence[_Part], samples: int) -> tuple[list[_Part], list[_Part]]:
-    """The first so many samples, and the others."""
-    first, second = [], []
-    for i, piece in parts:
-        here = min(samples, len(piece.timesteps))
-        samples -= here
-        if here:
-            first.append((i, piece.part(slice(here))))
-        if here < len(piece.timesteps):
-            second.append((i, piece.part(slice(here, None))))
-    return first, second
-
-
-def _even(score: DenoisingErrors, pieces: Sequence[Work], condition: Condition) -> Sequence[Tensor]:
-    counts = [len(piece.timesteps) for piece in pieces]
-    errors = score(
-        torch.cat([piece.latent.expand(n, -1, -1, -1) for piece, n in zip(pieces, counts, strict=True)]),
-        torch.cat([piece.noise for piece in pieces]),
-        torch.cat([piece.timesteps for piece in pieces]),
+def _errors(score: DenoisingErrors, work: Sequence[Work], condition: Condition) -> Tensor:
+    counts = [len(piece.timesteps) for piece in work]
+    candidates = torch.tensor([len(piece.candidates) for piece in work]).repeat_interleave(torch.tensor(counts))
+    return score.pairs(
+        torch.cat([piece.latent.expand(n, -1, -1, -1) for piece, n in zip(work, counts, strict=True)]),
+        torch.cat([piece.noise for piece in work]),
+        torch.cat([piece.timesteps for piece in work]),
         condition,
-        torch.cat([piece.candidates.expand(n, -1) for piece, n in zip(pieces, counts, strict=True)]),
+        torch.arange(sum(counts)).repeat_interleave(candidates),
+        torch.cat([piece.candidates.repeat(n) for piece, n in zip(work, counts, strict=True)]),
     )
-    return errors.split(counts)
-
-
-def _ragged(score: DenoisingErrors, pieces: Sequence[Work], condition: Condition) -> Sequence[Tensor]:
-    sizes = [piece.rows for piece in pieces]
-    errors = score(
-        torch.cat([piece.latent.expand(rows, -1, -1, -1) for piece, rows in zip(pieces, sizes, strict=True)]),
-        torch.cat([piece.noise.repeat_interleave(len(piece.candidates), 0) for piece in pieces]),
-        torch.cat([piece.timesteps.repeat_interleave(len(piece.candidates)) for piece in pieces]),
-        condition,
-        torch.cat([piece.candidates.repeat(len(piece.timesteps)) for piece in pieces])[:, None],
-    )
-    return errors.split(sizes)

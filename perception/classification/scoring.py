@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perception.backbones import Condition, DiffusionBackbone, Prediction
+from perception.backbones.devices import sent
 from perception.backbones.tables import RowTables
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError
@@ -84,34 +85,45 @@ class DenoisingErrors(nn.Module):
     def forward(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
     ) -> Tensor:
-        """Errors [S, K], float32, on the backbone's device.
+        """Errors [S, K] of each sample with each of its K candidates, int64 [S, K]; everything else as in `pairs`."""
+        samples = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
+        drawn = latents, noise, timesteps
+        return self.pairs(*drawn, condition, samples, candidates.flatten()).view(candidates.shape)
 
-        latents, noise [S, C, h, w]: one clean latent and one noise per sample; timesteps int64 [S], on the uniform
-        grid: `DiffusionBackbone.spread` takes them to the schedule of the training;
-        candidates int64 [S, K]: rows of `condition`. Keep the integers on the CPU: they are read there.
-        """
+    def pairs(
+        self,
+        latents: Tensor,  # clean, [S, C, h, w]
+        noise: Tensor,  # [S, C, h, w]
+        timesteps: Tensor,  # int64 [S], on the uniform grid: `DiffusionBackbone.spread` takes them to the training's
+        condition: Condition,
+        samples: Tensor,  # int64 [R], in order, every sample at least once
+        candidates: Tensor,  # int64 [R], rows of `condition`
+    ) -> Tensor:
+        """Errors [R], float32, on the backbone's device. Keep the integers on the CPU: they are read there."""
         timesteps = self.backbone.spread(timesteps, latents)
         while True:
             try:
-                return self._all(latents, noise, timesteps, condition, candidates)
+                return self._all(latents, noise, timesteps, condition, samples, candidates)
             except torch.OutOfMemoryError:
                 if self.rows == 1:
                     raise
                 self.rows //= 2  # for good; the errors stay the same
 
     def _all(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        condition: Condition,
+        samples: Tensor,
+        candidates: Tensor,
     ) -> Tensor:
         parts = []
-        for samples in self._cut(len(latents), max(1, self.rows // candidates.shape[1])):
-            x_t = self.backbone.noise(latents[samples], timesteps[samples], noise[samples])  # [s, C, h, w]
-            drawn = x_t, latents[samples], noise[samples], timesteps[samples]
-            columns = [
-                self._call(*drawn, condition, candidates[samples, some])
-                for some in self._cut(candidates.shape[1], self.rows)
-            ]
-            parts.append(torch.cat(columns, dim=1))
-        return torch.cat(parts)  # [S, K]
+        for rows in self._cut(len(samples), self.rows):
+            first, last = int(samples[rows][0]), int(samples[rows][-1])
+            drawn = (each[first : last + 1] for each in (latents, noise, timesteps))
+            parts.append(self._call(*drawn, condition, samples[rows] - first, candidates[rows]))
+        return torch.cat(parts)
 
     def _cut(self, total: int, most: int) -> list[slice]:
         """As few slices as possible, of like length: two calls of 20 rows take less time than one of 30 and one of 10.
@@ -130,19 +142,17 @@ class DenoisingErrors(nn.Module):
         return errors
 
     def _errors(
-        self, x_t: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
+        self, x0: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, samples: Tensor, candidates: Tensor
     ) -> Tensor:
         self.calls += 1
-        s, k = candidates.shape
-        x_t, timesteps = x_t.repeat_interleave(k, 0), timesteps.repeat_interleave(k, 0)  # [s*k, ...]
-        text = condition[candidates.flatten()]
-        if self.share and k > 1:
-            with self.backbone.shared_prefix(k):
-                prediction = self.backbone.denoise(x_t, timesteps, text)
+        x_t, rows = self.backbone.noise(x0, timesteps, noise), sent(samples, x0.device)
+        inputs = x_t[rows], timesteps[samples], condition[candidates]
+        if self.share and len(samples) > len(x0):
+            with self.backbone.shared_prefix(samples.bincount().tolist()):
+                prediction = self.backbone.denoise(*inputs)
         else:
-            prediction = self.backbone.denoise(x_t, timesteps, text)
-        x0, noise = x0.repeat_interleave(k, 0), noise.repeat_interleave(k, 0)
-        return self._measured(prediction, x0, noise, timesteps).view(s, k)
+            prediction = self.backbone.denoise(*inputs)
+        return self._measured(prediction, x0[rows], noise[rows], timesteps[samples])
 
     def _measured(self, prediction: Prediction, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The error of each row, [B]."""

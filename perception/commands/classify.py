@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output_arguments(parser)
     add_backbone_arguments(parser)
     add_job_arguments(
-        parser, batch_size=None, chosen="half of --rows, but 1 on a CPU with another model than mini or mini-dit"
+        parser, batch_size=None, chosen="as many as --rows, but 1 on a CPU with another model than mini or mini-dit"
     )
 
 
@@ -196,14 +196,14 @@ def _clip(args: argparse.Namespace) -> str | None:
 
 
 def _together(args: argparse.Namespace) -> int:
-    """Images that race together: calls stay full, with two candidates and two samples each, until half have an answer.
+    """Images that race together: as many as a call has rows, so that calls stay full while most images have an answer.
 
     One where a large model runs on a CPU: small calls hardly slow it down, and an image is kept as soon as it is done.
     """
     from perception.backbones.loading import SHIPPED, pick_device
 
     device = args.device or pick_device().type
-    return 1 if device == "cpu" and args.backbone not in SHIPPED else max(1, args.rows // 2)
+    return 1 if device == "cpu" and args.backbone not in SHIPPED else int(args.rows)
 
 
 def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions) -> str:

@@ -57,17 +57,16 @@ def waterfall(
 ) -> Iterator[Step]:
     """Yield the steps in order; each keeps what the one before has gained. Fixed schedules get two of the images.
 
-    As many images as half a denoiser call has rows race together, as in `perception classify`.
+    As many images as a denoiser call has rows race together, as in `perception classify`.
     """
     reference = FixedSchedule(stages, keep)
     racing = PairedT(max(stages))
-    many = max(1, rows // 2)
     ways: list[tuple[str, StoppingRule, bool, int]] = [
         ("released schedule", reference, False, 1),
         ("nominal counts", FixedSchedule(stages, keep, nested=True), False, 1),
         ("racing", racing, False, 1),
         ("+ shared prefix, looked-up text and time", racing, True, 1),
-        ("+ images together", racing, True, many),
+        ("+ images together", racing, True, rows),
     ]
     for name, rule, share, together in ways:
         classifier = DiffusionClassifier(backbone, prompts, rule, rows=rows, share=share)
@@ -75,12 +74,12 @@ def waterfall(
         yield _step(name, classifier, backbone.encode(some), truth[: len(some)], together)
     if reduced is not None:
         classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows)
-        yield _step("+ bfloat16", classifier, reduced.encode(images), truth, many)
+        yield _step("+ bfloat16", classifier, reduced.encode(images), truth, rows)
         if compile:
             reduced.compile_denoiser()
             classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows, share=False)
             classifier.classify_latents(reduced.encode(images), [f"image {i}" for i in range(len(images))])  # compiles
-            yield _step("torch.compile in place of sharing", classifier, reduced.encode(images), truth, many)
+            yield _step("torch.compile in place of sharing", classifier, reduced.encode(images), truth, rows)
 
 
 def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: int) -> Step:

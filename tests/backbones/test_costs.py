@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import Condition, sharing
-from perception.backbones.tables import BatchRows
+from perception.backbones.tables import BatchRows, Samples
 from perception.backbones.taps import record
 from perception.backbones.unet_family import UNetDenoiser
 
@@ -56,7 +56,7 @@ def test_early_stop(sd15: UNetDenoiser, forward: Callable[[], object], tap: str,
 
 def test_shared_prefix(sd15: UNetDenoiser, forward: Callable[[], object]) -> None:
     plain = gflop(forward)
-    with sharing.shared_prefix(sd15.text_free_chains(same_pooled=False), ROWS):
+    with sharing.shared_prefix(sd15.text_free_chains(same_pooled=False), Samples(ROWS)):
         saved = plain - gflop(forward)
     assert saved == pytest.approx(41.7 * (ROWS - 1) / ROWS, rel=0.01)  # the prefix costs 41.7, seven of eight are saved
 

@@ -164,16 +164,21 @@ def test_candidates_share_prefix_and_text(any_backbone: DiffusionBackbone, noise
             few = torch.tensor([0, 2, 3, 5, 6, 8])
             again = any_backbone.denoise(x_t[few], steps[few], candidates[few]).raw
             assert relative(again, plain[few]) <= 1e-5
+        with any_backbone.shared_prefix([3, 1, 2]):  # a call that is cut within a sample, and one that begins there
+            few = torch.tensor([0, 1, 2, 4, 6, 8])
+            again = any_backbone.denoise(x_t[few], steps[few], candidates[few]).raw
+            assert relative(again, plain[few]) <= 1e-5
     assert torch.equal(any_backbone.denoise(x_t, steps, candidates).raw, plain)
 
 
 def test_taps_in_a_shared_prefix_have_every_row(any_backbone: DiffusionBackbone, noised: Tensor) -> None:
     told, x_t = any_backbone.condition(PROMPTS[:2])[torch.arange(2).repeat(2)], noised[:2].repeat_interleave(2, dim=0)
     plain = any_backbone.capture(x_t, 100, told, list(any_backbone.taps))
-    with any_backbone.shared_prefix(2):
-        shared = any_backbone.capture(x_t, 100, told, list(any_backbone.taps))
-    for name, value in plain.items():
-        assert shared[name].shape == value.shape and relative(shared[name], value) <= 1e-5, name
+    for rows, candidates in (([0, 1, 2, 3], 2), ([0, 2, 3], [1, 2])):
+        with any_backbone.shared_prefix(candidates):
+            shared = any_backbone.capture(x_t[rows], 100, told[torch.tensor(rows)], list(any_backbone.taps))
+        for name, value in plain.items():
+            assert shared[name].shape == value[rows].shape and relative(shared[name], value[rows]) <= 1e-5, name
 
 
 def test_prediction_readings_agree(any_backbone: DiffusionBackbone, noised: Tensor) -> None:

@@ -203,6 +203,36 @@ def test_bad_candidate_batches(backbone: DiffusionBackbone) -> None:
         backbone.shared_prefix(2),
     ):
         backbone.denoise(torch.zeros(3, 4, 8, 8), 1, backbone.condition([""]))
+    with (
+        pytest.raises(UserError, match="a batch of 6 rows does not hold 1, 2 candidates per sample"),
+        backbone.shared_prefix([1, 2]),
+    ):
+        backbone.denoise(torch.zeros(6, 4, 8, 8), 1, backbone.condition([""]))
+    with pytest.raises(UserError, match=r"candidates is \[2, 0\]; expected"), backbone.shared_prefix([2, 0]):
+        pass
+
+
+def test_the_time_embedding_runs_once_per_timestep(backbone: DiffusionBackbone) -> None:
+    projection = next(n for n, _ in backbone.unet.named_modules() if n.endswith("time_emb_proj"))
+    names = ["time_proj", "time_embedding", projection]
+    rows, tables = count_rows(backbone, names), RowTables()
+    told, x_t = backbone.condition(["a"]), torch.zeros(4, 4, 8, 8)
+    for steps, new in (([3, 7, 3, 7], 2), ([7, 7, 7, 7], 0), ([7, 3, 9, 9], 1)):
+        plain = backbone.denoise(x_t, torch.tensor(steps), told).raw
+        rows.clear()
+        with backbone.folded_time(tables):
+            folded = backbone.denoise(x_t, torch.tensor(steps), told).raw
+        assert {name: rows[name] for name in names} == dict.fromkeys(names, new)
+        torch.testing.assert_close(folded, plain, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        backbone.unet.time_embedding.linear_1.weight.mul_(2)
+    with backbone.folded_time(tables):
+        other = backbone.denoise(x_t, torch.tensor([7, 3, 9, 9]), told).raw
+    assert not torch.allclose(other, folded), "the tables go with the weights"
+    backbone.unet.requires_grad_(True)
+    with backbone.folded_time(tables):
+        backbone.denoise(x_t, 3, told).raw.sum().backward()
+    assert backbone.unet.time_embedding.linear_1.weight.grad is not None, "nothing is remembered of what is trained"
 
 
 def _spec(tap: str):

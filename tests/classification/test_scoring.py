@@ -133,10 +133,10 @@ def test_remembered_text_serves_the_next_images_too(tiny_sd):
 class _SmallDevice(DenoisingErrors):
     """Runs out of memory above two rows per call."""
 
-    def _errors(self, x_t, x0, noise, timesteps, condition, candidates):
+    def _errors(self, x0, noise, timesteps, condition, samples, candidates):
         if candidates.numel() > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super()._errors(x_t, x0, noise, timesteps, condition, candidates)
+        return super()._errors(x0, noise, timesteps, condition, samples, candidates)
 
 
 def test_out_of_memory_halves_the_rows_and_changes_nothing(tiny_backbone):

@@ -139,10 +139,10 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("backbone", "device", "rows", "batch_size"),
     [
-        ("mini", "cpu", "40", 20),
+        ("mini", "cpu", "40", 40),
         ("mini", "cpu", "1", 1),
         ("owner/model", "cpu", "40", 1),
-        ("owner/model", "cuda", "40", 20),
+        ("owner/model", "cuda", "40", 40),
     ],
 )
 def test_images_race_together_where_small_calls_waste_time(
