@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar
 
@@ -62,11 +63,7 @@ class RacingRule(ABC):
 
     def ends(self) -> list[int]:
         """Samples drawn up to the end of each block."""
-        ends = [min(self.first, self.total)]
-        while ends[-1] < self.total:
-            grown = int(ends[-1] * self.growth) // self.group * self.group
-            ends.append(min(ends[-1] + max(self.block, grown), self.total))
-        return ends
+        return list(_growing(self.first, self.block, self.growth, self.group, self.total))
 
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """The grid in spread order, cut at `ends`."""
@@ -110,11 +107,13 @@ class RacingRule(ABC):
     def _stop(self, block: int, alive: Sequence[int], table: ErrorTable) -> str | None:
         if len({table.classes[c] for c in alive}) == 1:
             return SEPARATED
-        sizes = _sizes(self.ends())
-        if block + 1 == len(sizes):
+        ends = self.ends()
+        if block + 1 == len(ends):
             return COMPLETE
-        cost = sizes[block + 1] * sum(table.costs[c] for c in alive)
-        return SPENT if self.budget is not None and table.evaluations + cost > self.budget else None
+        if self.budget is None:
+            return None
+        cost = (ends[block + 1] - ends[block]) * sum(table.costs[c] for c in alive)
+        return SPENT if table.evaluations + cost > self.budget else None
 
 
 @dataclass(frozen=True)
@@ -208,6 +207,16 @@ class SuccessiveHalving(RacingRule):
         """All but the better part; gaps come in the order of their means."""
         rank = torch.arange(1, len(gaps) + 1)
         return rank >= math.ceil((len(gaps) + 1) / self.eta)
+
+
+@lru_cache
+def _growing(first: int, block: int, growth: float, group: int, total: int) -> tuple[int, ...]:
+    """See `RacingRule`; asked for by every image after every block."""
+    ends = [min(first, total)]
+    while ends[-1] < total:
+        grown = int(ends[-1] * growth) // group * group
+        ends.append(min(ends[-1] + max(block, grown), total))
+    return tuple(ends)
 
 
 def _sizes(ends: Sequence[int]) -> list[int]:
