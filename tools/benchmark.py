@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     """Measure the backbone, or one of random weights that is made for the occasion."""
+    if (args.dataset is None) != (args.root is None):
+        raise UserError("--dataset NAME and --root DIR, the folder that holds it, go together; give both or neither")
     if args.backbone != "random-sd1":
         return measure(args)
     from perception.engine.geometry import write_stable_diffusion_1
@@ -141,8 +143,6 @@ def show_waterfall(args: argparse.Namespace, backbone: DiffusionBackbone) -> Non
 
     if args.dataset is None:
         objects = waterfall.world_objects(args.batch, args.size)
-    elif args.root is None:
-        raise UserError(f"--dataset {args.dataset} needs --root DIR, the folder that holds it")
     else:
         told = backbone.class_names is not None
         objects = waterfall.set_pictures(args.dataset, args.root, args.batch, args.size, told)

@@ -134,8 +134,13 @@ class RowTables:
     Changes that torch does not count (through `.data`, as when averaged weights are swapped in) need a `clear`.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:  # rows that are kept, the latest ones; None: all
+    def __init__(
+        self,
+        capacity: int | None = None,  # rows that are kept, the latest ones; None: all
+        alone: bool = False,  # make each row by itself: its last digits then do not tell which batch came first
+    ) -> None:
         self.capacity = capacity
+        self.alone = alone
         self._tables: dict[tuple[int, int], Table] = {}
         self._weights: tuple[Any, ...] = ()
 
@@ -158,8 +163,9 @@ class RowTables:
         missing = [key for key in batch.first if table is None or key not in table.numbers]
         if missing:
             with torch.inference_mode(False), torch.no_grad():  # remembered rows may later be part of a graph
-                rows = make([batch.first[key] for key in missing])
-                self._tables[layer, length] = table = self._longer(table, batch, missing, rows)
+                rows = [batch.first[key] for key in missing]
+                made = torch.cat([make([row]) for row in rows], dim=1) if self.alone else make(rows)
+                self._tables[layer, length] = table = self._longer(table, batch, missing, made)
         assert table is not None
         return table.of(batch)
 
@@ -174,7 +180,7 @@ class RowTables:
         return Table((*kept, *missing), torch.cat([old, rows], dim=1))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RowTables:
-        return RowTables(self.capacity)
+        return RowTables(self.capacity, self.alone)
 
 
 def some_rows(batch: Tensor, rows: list[int]) -> Tensor:

@@ -65,8 +65,8 @@ class DenoisingErrors(nn.Module):
         self.share = share
         self.recompute = recompute
         self.calls = 0  # of the denoiser so far
-        self._texts = RowTables()
-        self._times = RowTables(_TIMESTEPS)
+        self._texts = RowTables(alone=True)  # a job that was resumed makes them for other images
+        self._times = RowTables(_TIMESTEPS, alone=True)
 
     @contextmanager
     def remembered(self, condition: Condition) -> Iterator[None]:

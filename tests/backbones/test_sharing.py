@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perception.backbones import DiffusionBackbone, load_backbone
-from perception.backbones.tables import RowTables
+from perception.backbones.tables import Distinct, RowTables
 from perception.errors import UserError
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -146,6 +146,19 @@ def test_a_full_table_keeps_what_the_batch_holds(backbone: DiffusionBackbone) ->
             torch.testing.assert_close(backbone.denoise(x_t, 3, told).raw, plain, rtol=1e-5, atol=1e-5)
         taken.append(rows.total())
     assert taken == [2, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("alone", "made"), [(False, [[0, 1], [1]]), (True, [[0], [1], [1]])])
+def test_rows_made_alone_do_not_tell_what_they_were_made_with(alone: bool, made: list[list[int]]) -> None:
+    tables, asked = copy.deepcopy(RowTables(alone=alone)), []
+
+    def make(rows: list[int]) -> torch.Tensor:
+        asked.append(rows)
+        return torch.tensor(rows, dtype=torch.float32)[None, :, None]
+
+    tables.look_up(0, 1, Distinct(("a", "b")), make)
+    tables.look_up(0, 1, Distinct(("b", "c", "c")), make)
+    assert asked == made
 
 
 def test_nothing_stays_behind(backbone: DiffusionBackbone) -> None:

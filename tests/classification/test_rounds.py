@@ -63,6 +63,18 @@ def test_as_few_calls_as_possible(tiny_backbone, monkeypatch, shapes, expected):
     assert calls == expected
 
 
+def test_errors_do_not_tell_which_images_came_before(tiny_backbone):
+    """To the last digit: a resumed job writes the bytes of one that was never stopped."""
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    prompts, alone = class_prompts(["cat", "dog", "red car", "bus"]), ["c", "d"]
+    whole, resumed = (DiffusionClassifier(tiny_backbone, prompts, PairedT(30), rows=7) for _ in range(2))
+    whole.classify_latents(latents[:2], ["a", "b"])
+    for one, other in zip(
+        whole.classify_latents(latents[2:], alone), resumed.classify_latents(latents[2:], alone), strict=True
+    ):
+        assert torch.equal(one.table.errors.nan_to_num(), other.table.errors.nan_to_num())
+
+
 def test_races_of_a_batch_equal_single_races(tiny_backbone):
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     classifier = DiffusionClassifier(tiny_backbone, class_prompts(["cat", "dog", "red car", "bus"]), PairedT(30))

@@ -127,7 +127,7 @@ def test_remembered_text_serves_the_next_images_too(tiny_sd):
     for _ in range(2):
         with score.remembered(condition), torch.inference_mode():
             errors.append(score(*_inputs(), condition, candidates))
-    assert texts == [3] and torch.equal(*errors) and score.calls == 2
+    assert texts == [1, 1, 1] and torch.equal(*errors) and score.calls == 2
 
 
 class _SmallDevice(DenoisingErrors):

@@ -1,11 +1,13 @@
 """The waterfall of the classifier on a tiny backbone: the same images in five ways, in bfloat16, and compiled."""
 
+import pytest
 import torch
+from PIL import Image
 
 from perception.backbones import load_backbone
 from perception.classification import class_prompts
 from perception.classification.racing import PairedT
-from perception.engine.waterfall import waterfall, world_objects
+from perception.engine.waterfall import set_pictures, waterfall, world_objects
 
 
 def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd, monkeypatch):
@@ -27,6 +29,18 @@ def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd, monkeypatch):
     assert steps[6].gflop > steps[5].gflop and steps[6].evaluations == evaluations[5]
     assert steps[6].calls == steps[5].calls
     assert all(f"{step.evaluations:.1f}" in step.render() for step in steps)
+
+
+def test_pictures_of_a_set_come_with_their_classes(tmp_path):
+    for value, name in enumerate(("cat", "red_car")):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (40, 30), (100 * value, 0, 0)).save(tmp_path / name / f"{number}.png")
+    images, truth, prompts = set_pictures("folder", tmp_path, 3, 28, class_conditional=False)
+    assert (images.shape, truth) == ((3, 3, 28, 28), [0, 0, 1])
+    assert [images[i, 0].max().item() for i in (0, 2)] == pytest.approx([0, 100 / 255])
+    assert prompts.prompts == ("a photo of a cat.", "a photo of a red car.")
+    assert set_pictures("folder", tmp_path, 9, 28, class_conditional=True)[2].prompts == ("cat", "red car")
 
 
 def test_objects_come_with_their_classes():
