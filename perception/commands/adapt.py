@@ -92,7 +92,7 @@ def _learn(args: argparse.Namespace, comparison: Comparison, losses: list[float]
 
         def tell(step: int, loss: float) -> None:
             losses.append(loss)
-            advance(1)
+            advance(1, 0)
 
         return fit_class_tokens(
             backbone,

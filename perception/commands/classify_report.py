@@ -34,11 +34,11 @@ class Answer(NamedTuple):
     preselected: bool | None  # whether CLIP let the true class into the race; None where it was not asked
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], truth: int, names: Sequence[str], number: Mapping[str, int]) -> Answer:
-        """Of a manifest record; `number` holds the position of each of the `names`."""
+    def of(cls, record: Mapping[str, Any], truth: int, number: Mapping[str, int]) -> Answer:
+        """Of a manifest record; `number` holds the position of each class name."""
         ranking = tuple(number[name] for name in record["ranking"])
         confidence = record["probabilities"][record["label"]] if "probabilities" in record else None
-        preselected = names[truth] in record["preselected"] if "preselected" in record else None
+        preselected = truth in record["preselected"] if "preselected" in record else None
         return cls(truth, ranking, confidence, preselected)
 
 
@@ -61,7 +61,7 @@ def report(
         spent.update({kind: record.get(kind, 0) for kind in _EVALUATIONS})
         truth = truths[record["id"]]
         if truth is not None:
-            answers.append(Answer.of(record, truth, names, number))
+            answers.append(Answer.of(record, truth, number))
     if not told:
         return ""
     parts = [listing(told), [evaluations_line(spent, len(told))]]

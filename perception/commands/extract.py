@@ -29,7 +29,6 @@ SUMMARY = "write features of images into a store, for training, probing and your
 EXAMPLES = """perception extract --list-taps
 perception extract photos/ --taps up_blocks.1,up_blocks.2 --timesteps 50,200 --out runs/features
 torchrun --nproc-per-node 8 -m perception extract photos/ --taps up_blocks.1 --engine torchrun --out runs/features"""
-_COMMIT_SECONDS = 5.0  # a shard and its manifest lines at least this often
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(_plan(args, items, spec).render())
         return 0
-    options = job_options(args, commit_seconds=_COMMIT_SECONDS)
-    return show_summary(run_job(items, lambda: _extractor(args, spec), options))
+    return show_summary(run_job(items, lambda: _extractor(args, spec), job_options(args)))
 
 
 def size_pair(text: str) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
     unusable: list[str] = []
     first_rank = os.environ.get("RANK", "0") == "0"
     with progress_bar(len(files), args.progress and first_rank) as advance:
-        counted = count_labels(files, vocabulary, unusable.append, args.workers, advance)
+        counted = count_labels(files, vocabulary, unusable.append, args.workers, lambda count: advance(count, 0))
     if unusable and not counted:
         raise UserError(f"none of the {len(files)} label maps can be used; the first one: {unusable[0]}")
     if unusable and first_rank:

@@ -119,7 +119,7 @@ def _features(args: argparse.Namespace, items: Sequence[Item]) -> tuple[Features
         with progress_bar(len(items), args.progress) as advance:
             for images, hashes in batches(_images(args, backbone, items, labels), args.batch_size):
                 wanted.add(images, hashes)
-                advance(len(hashes))
+                advance(len(hashes), 0)
     return wanted.features(), labels
 
 
@@ -149,7 +149,7 @@ def _probe(args: argparse.Namespace, features: Features, labels: Sequence[str]) 
     with progress_bar(len(features) * len(args.probe), args.progress) as advance:
         for cell in sweep(features, labels, args.probe, args.folds, args.seed):
             cells.append(cell)
-            advance(1)
+            advance(1, 0)
     return cells
 
 

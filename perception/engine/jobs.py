@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +26,10 @@ class Predictor(Protocol):
     """Images in, results out. Built once per process, by a function without arguments.
 
     Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
-    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it), and
-    `still_valid(record) -> bool` (False: redo a finished item, because what its line points to is gone).
+    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it; lines
+    are then written at the end of each lot of items alone, so that what is flushed together depends on the items and
+    not on the clock), `spent() -> int` (denoiser evaluations so far, for the progress bar), and `still_valid(record) ->
+    bool` (False: redo a finished item, because what its line points to is gone).
     """
 
     fingerprint: str  # of the model and of every option that changes a result
@@ -38,6 +41,17 @@ class Predictor(Protocol):
         """Device side: one outcome per prepared sample, up to rounding the same whatever the batch.
 
         UserError stops the job.
+        """
+
+
+class StreamingPredictor(Predictor, Protocol):
+    """A predictor that works on several items at a time and ends each when it is ready, in any order."""
+
+    def stream(self, samples: Iterable[tuple[int, Any]], together: int, /) -> Iterator[tuple[int, Outcome] | None]:
+        """Take prepared samples one by one, at most `together` at a time, and yield the number and outcome of each.
+
+        Yields None now and then while nothing ends, so that outcomes that wait for the disk get there. Outcomes are up
+        to rounding the same whatever `together` is. UserError stops the job.
         """
 
 
@@ -70,12 +84,12 @@ class JobOptions:
     """
 
     out: Path
-    batch_size: int = 8  # items per call, halved when memory runs out
+    batch_size: int = 8  # items per call, or at a time in a stream; halved when memory runs out
     engine: str = "local"  # "local": this process; "torchrun": RANK of WORLD_SIZE; "ray": workers of a Ray cluster
     workers: int = 2  # threads that read and prepare items
     progress: bool = True  # a bar on stderr
     seed: int = 0  # recorded in every manifest line
-    commit_seconds: float = 0.0  # at most this much finished work is not yet in the manifest; 0: commit every batch
+    commit_seconds: float = 5.0  # finished items are in the manifest after so long; 0: at once
     ray: RayOptions = field(default_factory=RayOptions)  # of the engine "ray" alone
 
     def __post_init__(self) -> None:
@@ -86,6 +100,8 @@ class JobOptions:
             value = getattr(self, name)
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
+        if not 0 <= self.commit_seconds < math.inf:
+            raise UserError(f"commit_seconds is {self.commit_seconds}; it must be 0 or more.")
 
 
 @dataclass(frozen=True)

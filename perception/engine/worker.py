@@ -96,7 +96,7 @@ class MicroBatcher:
             if len(outcomes) != len(chunk):
                 raise ValueError(f"the predictor returned {len(outcomes)} outcomes for {len(chunk)} samples")
             return outcomes
-        _release_memory()  # outside the handler: the traceback held the tensors
+        release_memory()  # outside the handler: the traceback held the tensors
         return None
 
 
@@ -107,7 +107,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MEMORY_MESSAGES)
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
+    """Give freed memory of the device back, so that a smaller attempt may use it."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is None:
