@@ -134,8 +134,8 @@ def test_two_runs_write_the_same_bytes(run, folder, tmp_path, batch_size):
         assert (tmp_path / "out" / path).read_bytes() == (tmp_path / "again" / path).read_bytes(), path
 
 
-def test_a_line_stays_short_with_a_thousand_classes(run, folder, tmp_path):
-    names = ",".join(f"kind number {number}" for number in range(1000))
+def test_a_line_names_the_best_of_many_classes_and_the_file_of_errors_all(run, folder, tmp_path):
+    names = ",".join(f"kind number {number}" for number in range(100))
     image = folder / "cat" / "1.png"
     status, _, _ = run(
         image,
@@ -149,9 +149,9 @@ def test_a_line_stays_short_with_a_thousand_classes(run, folder, tmp_path):
     assert status == 0
     (line,) = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
     record = json.loads(line)
-    assert len(line) < 4000 and len(record["errors"]) == 10 and record["prompt"] in record["errors"]
+    assert len(line) < 2000 and len(record["errors"]) == 10 and record["prompt"] in record["errors"]
     errors = load_file(tmp_path / "out/errors/1.png.safetensors")["errors"]
-    assert errors.shape == (1000, 1) and errors.isfinite().all()
+    assert errors.shape == (100, 1) and errors.isfinite().all()
     assert sorted(record["errors"].values()) == pytest.approx(errors[:, 0].sort().values[:10].tolist())
 
 
