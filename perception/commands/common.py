@@ -51,7 +51,7 @@ def add_job_arguments(
     `chosen` says in words what the command takes where `batch_size` is None.
     """
     group = parser.add_argument_group("job")
-    group.add_argument("--out", type=Path, help="output folder; the same command again resumes")
+    group.add_argument("--out", type=a_path, help="output folder; the same command again resumes")
     group.add_argument(
         "--batch-size", type=positive_int, default=batch_size, help=f"items per step (default: {chosen or batch_size})"
     )
@@ -133,6 +133,20 @@ def show_summary(summary: JobSummary) -> int:
     if summary.rank == 0:
         print(summary.render())
     return summary.exit_code
+
+
+def a_path(text: str) -> Path:
+    """An argparse type: the name of a file or folder; "" (an unset variable of the shell) is not taken for "."."""
+    return Path(a_name(text))
+
+
+def a_name(text: str) -> str:
+    """An argparse type: as `a_path`, but as text."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; give the name of a file or folder")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} holds a NUL byte, which no file has in its name; check the path")
+    return text
 
 
 def positive_int(text: str) -> int:

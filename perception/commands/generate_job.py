@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from perception.commands.results import fingerprint
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
+from perception.data.picture_files import DAMAGED, open_picture
 from perception.data.pictures import png_bytes
-from perception.data.segmentation_folder import DAMAGED
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
@@ -135,7 +134,7 @@ def read_control(path: Path, channels: int) -> np.ndarray:
     Raises:
         UserError: it cannot be read, or has other channels.
     """
-    with _guarded(path, lambda: Image.open(path)) as image:
+    with _guarded(path, lambda: open_picture(path)) as image:
         _guarded(path, image.load)
         scale = _FULL_SCALE.get(image.mode)
         pixels = np.asarray(image, np.float32)

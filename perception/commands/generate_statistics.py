@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perception.data.files import write_atomic
+from perception.data.inputs import read_json
 from perception.engine.progress import progress_bar
 from perception.errors import UserError
 from perception.generation.labels import Vocabulary
@@ -47,9 +48,10 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
 
 
 def _read(path: Path) -> list[LabelCounts]:
+    document = read_json(path, "the class statistics ")
     try:
-        return read_statistics(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return read_statistics(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"the class statistics {path} cannot be read ({error!r}); expected a sample_class_stats.json"
         ) from error

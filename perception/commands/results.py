@@ -18,7 +18,7 @@ from perception.engine.jobs import JobOptions, Outcome
 from perception.engine.manifest import DONE, read_manifest
 from perception.engine.plan import CostPlan, measure, plan, remaining
 from perception.engine.runner import run_job
-from perception.errors import UserError
+from perception.errors import UserError, printable
 
 MOST_LINES = 20  # images listed one by one
 _LINE_BYTES = 600  # of a manifest line
@@ -121,6 +121,7 @@ def finished(out: Path, ids: Container[str]) -> Iterator[dict[str, Any]]:
 
 def listing(told: Sequence[tuple[str, str]]) -> list[str]:
     """Item ids and what to tell of them, a line each for the first, and how many there are beyond."""
+    told = [(printable(name), printable(text)) for name, text in told]
     width = max((len(name) for name, _ in told[:MOST_LINES]), default=0)
     lines = [f"{name:<{width}}  {text}" for name, text in told[:MOST_LINES]]
     return [*lines, *([f"... and {len(told) - MOST_LINES} more"] if len(told) > MOST_LINES else [])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception.commands.results import fingerprint
+from perception.data.inputs import read_json
 from perception.engine.jobs import JobOptions
 from perception.engine.manifest import DONE, read_manifest
 from perception.engine.runner import run_job
@@ -49,15 +49,15 @@ class Reference:
 
 def read_reference(path: Path, names: Sequence[str]) -> Reference:
     """A class_loss.json. Raises UserError where it is broken or of other classes than `names`."""
+    document = read_json(path, "the losses ")
     try:
-        document = json.loads(path.read_bytes())
         return Reference(
             ClassLoss.from_json(document["class_loss"], names),
             ComponentRecall.from_json(document["objects"]),
             int(document["images"]),
             document["head"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no class_loss.json for this head ({error}); measure the losses with --reference"
         ) from error

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.common import add_job_arguments, comma_list, job_options
+from perception.commands.common import a_name, add_job_arguments, comma_list, job_options
 from perception.commands.models import (
     Artifact,
     add_model_arguments,
@@ -31,7 +31,7 @@ _EXAMPLE_TEXT = '--text "the red car on the left"'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, what to find, which pictures to write, the model, and the shared options."""
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files or folders")
+    parser.add_argument("images", nargs="+", type=a_name, metavar="IMAGES", help="image files or folders")
     group = parser.add_argument_group("what to find")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument(

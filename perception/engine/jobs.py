@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from perception.engine.items import Item
-from perception.errors import UserError
+from perception.errors import UserError, printable
 
 ENGINES = ("local", "torchrun", "ray")
 
@@ -80,7 +81,7 @@ class JobOptions:
     """Where and how a job runs. None of these changes a result, only `seed` stands in the manifest.
 
     Raises:
-        UserError: an unknown engine, or a number below its minimum.
+        UserError: an empty name, an unknown engine, or a number below its minimum.
     """
 
     out: Path
@@ -93,6 +94,8 @@ class JobOptions:
     ray: RayOptions = field(default_factory=RayOptions)  # of the engine "ray" alone
 
     def __post_init__(self) -> None:
+        if not os.fspath(self.out):
+            raise UserError("The output folder has an empty name; give it one.")
         object.__setattr__(self, "out", Path(self.out))
         if self.engine not in ENGINES:
             raise UserError(f"Unknown engine '{self.engine}'; choose one of {', '.join(ENGINES)}.")
@@ -123,9 +126,13 @@ class JobSummary:
         return 1 if self.failed and self.rank == 0 else 0
 
     def render(self) -> str:
-        """One line of counts, then one per failure kept."""
+        """One line of counts, then one per failure kept, as a terminal may show them."""
         counts = f"{self.done} done, {self.skipped} already there, {self.failed} failed, {self.seconds:.1f} s"
         more = [f"... and {self.failed - len(self.reasons)} more failures, see the manifest"]
         return "\n".join(
-            [f"{counts}: {self.manifest}", *self.reasons, *(more if self.failed > len(self.reasons) else [])]
+            [
+                printable(f"{counts}: {self.manifest}"),
+                *map(printable, self.reasons),
+                *(more if self.failed > len(self.reasons) else []),
+            ]
         )
