@@ -241,7 +241,8 @@ class DiffusionBackbone(nn.Module):
     ) -> dict[str, Tensor]:
         """Feature maps of all timesteps x images, tap -> [B, T*C', h', w'] (see `FeatureSpec.aggregate`).
 
-        With noise "none" the denoiser sees the clean latent; otherwise alpha(t) x0 + sigma(t) eps(seed, id, t).
+        With noise "none" the denoiser sees the clean latent; otherwise alpha(t) x0 + sigma(t) eps(seed, id, t, draw),
+        and maps are the mean over `spec.draws`.
         The tap "latent" is always the clean latent. The denoiser stops after the last tap.
 
         Raises:

@@ -1,4 +1,4 @@
-"""All timesteps x images through the denoiser, micro-batched, with noise that depends on the sample alone."""
+"""All draws x timesteps x images through the denoiser, micro-batched, with noise that depends on the sample alone."""
 
 from __future__ import annotations
 
@@ -38,29 +38,50 @@ def extract(
     x0 = _latents(backbone, source, latents is not None, micro_batch)
     if condition is None:
         condition = backbone.condition([spec.prompt])
-    rows = [(image, t) for image in range(len(x0)) for t in spec.timesteps]
+    rows = [(image, t, draw) for image in range(len(x0)) for t in spec.timesteps for draw in range(spec.draws)]
     told = condition.expand(len(x0))
     inner = [name for name in spec.taps if name != "latent"]
-    parts: dict[str, list[Tensor]] = {name: [] for name in inner}
+    means = {name: _Draws(spec.draws) for name in inner}
     for start in range(0, len(rows) if inner else 0, micro_batch):
         chunk = rows[start : start + micro_batch]
-        images, steps = torch.tensor([i for i, _ in chunk]), torch.tensor([t for _, t in chunk])
+        images, steps = torch.tensor([i for i, _, _ in chunk]), torch.tensor([t for _, t, _ in chunk])
         x_t = x0[images.to(x0.device)]
         if spec.noise != "none":
-            noise = torch.stack([sample_noise(spec.seed, ids[i], t, x0.shape[1:]) for i, t in chunk])
+            noise = torch.stack([sample_noise(spec.seed, ids[i], t, x0.shape[1:], draw) for i, t, draw in chunk])
             x_t = backbone.noise(x_t, steps, noise)
         for name, value in backbone.capture(x_t, steps, told[images], inner).items():
-            parts[name].append(value)
-    return {name: _over_time(parts.get(name), x0, spec) for name in spec.taps}
+            means[name].add(value)
+    return {name: _over_time(means.get(name), x0, spec) for name in spec.taps}
 
 
-def _over_time(parts: list[Tensor] | None, x0: Tensor, spec: FeatureSpec) -> Tensor:
+class _Draws:
+    """Maps of one tap as the calls give them, row by row; the mean over the draws is taken once they are complete."""
+
+    def __init__(self, draws: int) -> None:
+        self.draws = draws
+        self.parts: list[Tensor] = []  # means so far
+        self._open: Tensor | None = None  # draws of a mean that the next call completes
+
+    def add(self, rows: Tensor) -> None:
+        """Rows [n, ...], the draws of one image and timestep behind each other."""
+        if self.draws == 1:
+            self.parts.append(rows)
+            return
+        rows = rows if self._open is None else torch.cat([self._open, rows])
+        whole = len(rows) - len(rows) % self.draws
+        self._open = rows[whole:].clone()  # a view would keep all of them in memory
+        if whole:
+            groups = rows[:whole].unflatten(0, (-1, self.draws))  # [n, D, ...]
+            self.parts.append(groups.float().mean(1).to(rows.dtype))
+
+
+def _over_time(means: _Draws | None, x0: Tensor, spec: FeatureSpec) -> Tensor:
     """Rows [B*T, C, h, w] -> the layout of `spec.aggregate`; the clean latent stands for every timestep."""
     steps = len(spec.timesteps)
-    if parts is None:
+    if means is None:
         stacked = x0.unsqueeze(1).expand(-1, steps, -1, -1, -1)  # [B, T, C, h, w]
     else:
-        stacked = torch.cat(parts).unflatten(0, (-1, steps))  # [B, T, C, h, w]
+        stacked = torch.cat(means.parts).unflatten(0, (-1, steps))  # [B, T, C, h, w]
     if spec.aggregate == "stack":
         return stacked
     return stacked.mean(dim=1) if spec.aggregate == "mean" else stacked.flatten(1, 2)

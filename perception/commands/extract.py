@@ -16,6 +16,7 @@ from perception.commands.common import (
     comma_list,
     job_options,
     load_backbone_from,
+    positive_int,
     show_summary,
 )
 from perception.errors import UserError
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timesteps", type=comma_ints, default=(50,), help="such as 50,200 (default: 50)")
     group.add_argument("--noise", choices=("none", "shared", "per_image"), default="shared", help="(default: shared)")
     group.add_argument(
+        "--draws", type=positive_int, default=1, metavar="N", help="mean over N noises per timestep (default: 1)"
+    )
+    group.add_argument(
         "--aggregate", choices=("concat", "mean", "stack"), default="concat", help="timesteps (default: concat)"
     )
     group.add_argument("--prompt", default="", help="text that the denoiser is told (default: none)")
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.taps:
         raise UserError("No taps were given; add --taps NAME,... with names from `perception extract --list-taps`.")
-    spec = FeatureSpec(args.taps, args.timesteps, args.noise, args.seed, args.aggregate, args.prompt)
+    spec = FeatureSpec(args.taps, args.timesteps, args.noise, args.seed, args.aggregate, args.prompt, args.draws)
     items = image_items(args.inputs, args.out)
     if args.dry_run:
         print(_plan(args, items, spec).render())
@@ -122,6 +126,6 @@ def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) ->
         measured,
         remaining(items, args.out),
         batch_size=args.batch_size,
-        evaluations=len(spec.timesteps),
+        evaluations=len(spec.timesteps) * spec.draws,
         disk_bytes=values * getattr(torch, args.store_dtype).itemsize,
     )

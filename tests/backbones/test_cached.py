@@ -78,6 +78,19 @@ def test_the_second_time_nothing_runs_and_other_taps_share_latents(tiny_backbone
     assert calls == {"encode": 4, "capture": 12}
 
 
+def test_a_store_from_before_there_were_draws_is_read(tiny_backbone, images, hashes, tmp_path):
+    from perception.data.store import feature_key
+
+    store = TensorStore(tmp_path)
+    document = {"aggregate": "concat", "noise": "shared", "prompt": "", "seed": 0}
+    document |= {"taps": ["mid_block"], "timesteps": [50]}
+    old = feature_key(hashes[0], tiny_backbone.fingerprint, document)
+    one = CachedFeatures(tiny_backbone, FeatureSpec(("mid_block",)), store)
+    several = CachedFeatures(tiny_backbone, FeatureSpec(("mid_block",), draws=2), store)
+    assert one.key(hashes[0]) == old != several.key(hashes[0])
+    assert not torch.equal(one(images, hashes)["mid_block"], several(images, hashes)["mid_block"])
+
+
 def test_only_missing_images_are_computed(tiny_backbone, images, hashes, tmp_path, calls):
     cached = CachedFeatures(tiny_backbone, SPEC, TensorStore(tmp_path))
     cached(images[:3], hashes[:3])

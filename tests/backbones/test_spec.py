@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import combinations
+from typing import Literal
 
 import pytest
 import torch
@@ -33,6 +36,9 @@ def test_lists_become_tuples_and_json_is_canonical() -> None:
         ({"aggregate": "sum"}, "FeatureSpec.aggregate is 'sum'"),
         ({"seed": -1}, "FeatureSpec.seed is -1"),
         ({"prompt": ["a"]}, "expected one string for all images"),
+        ({"draws": 0}, "FeatureSpec.draws is 0; expected a whole number >= 1"),
+        ({"draws": True}, "FeatureSpec.draws is True"),
+        ({"draws": 2, "noise": "none"}, "draws is 2, but noise is 'none', so every draw would be the same"),
     ],
 )
 def test_bad_specs(options: dict, message: str) -> None:
@@ -58,6 +64,49 @@ def test_noise_values_are_pinned() -> None:
     # stored features are keyed by the spec, so these numbers must never change
     expected = torch.tensor([-0.1742, 0.2176, 1.1694])
     torch.testing.assert_close(sample_noise(7, "x", 3, (4, 8, 8)).flatten()[:3], expected, rtol=0, atol=1e-4)
+
+
+def test_one_draw_has_the_key_and_the_noise_of_before() -> None:
+    spec = FeatureSpec(("mid_block",), (50, 100), draws=1)
+    assert spec.to_json() == FeatureSpec(("mid_block",), (50, 100)).to_json() and "draws" not in spec.to_json()
+    assert replace(spec, draws=2).to_json() == spec.to_json() | {"draws": 2}
+    noises = [sample_noise(7, "x", 3, (4, 8, 8), draw) for draw in range(3)]
+    assert torch.equal(noises[0], sample_noise(7, "x", 3, (4, 8, 8)))
+    assert not any(torch.equal(a, b) for a, b in combinations(noises, 2))
+    expected = torch.tensor([-0.7477, 1.6213, -1.1756])  # pinned, as above
+    torch.testing.assert_close(noises[1].flatten()[:3], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("noise", ["shared", "per_image"])
+def test_draws_are_the_mean_over_noises(
+    tiny_backbone: DiffusionBackbone, noise: Literal["shared", "per_image"]
+) -> None:
+    """DIFT's ensemble (Tang et al. 2023), expanded by hand."""
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    names, taps, steps = ["a", "b", "c"], ("mid_block", "latent", "up_blocks.1"), (50, 261)
+    spec = FeatureSpec(taps, steps, noise, seed=5, aggregate="stack", draws=4)
+    found = tiny_backbone.features(images, spec, image_ids=names, micro_batch=32)
+    x0, told = tiny_backbone.encode(images), tiny_backbone.condition([""])
+    for row, name in enumerate(names):
+        for column, t in enumerate(steps):
+            drawn = [sample_noise(5, name if noise == "per_image" else "", t, x0.shape[1:], draw) for draw in range(4)]
+            x_t = tiny_backbone.noise(x0[row].expand(4, -1, -1, -1), t, torch.stack(drawn))
+            maps = tiny_backbone.capture(x_t, t, told, ["mid_block", "up_blocks.1"])
+            for tap, value in maps.items():
+                assert (found[tap][row, column] - value.mean(0)).norm() <= 1e-4 * value.mean(0).norm()
+                assert (found[tap][row, column] - value[:3].mean(0)).norm() > 3e-3 * value.mean(0).norm()
+            torch.testing.assert_close(found["latent"][row, column], x0[row])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 5, 7])
+def test_draws_do_not_depend_on_the_batch(tiny_backbone: DiffusionBackbone, micro_batch: int) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    spec = FeatureSpec(("mid_block",), (50, 261), "per_image", draws=3)
+    whole = tiny_backbone.features(images, spec, image_ids=["a", "b"], micro_batch=12)["mid_block"]
+    parts = tiny_backbone.features(images, spec, image_ids=["a", "b"], micro_batch=micro_batch)["mid_block"]
+    alone = tiny_backbone.features(images[1:], spec, image_ids=["b"], micro_batch=micro_batch)["mid_block"]
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, whole[1:], rtol=1e-4, atol=1e-5)
 
 
 def test_the_global_generator_is_left_alone(tiny_backbone: DiffusionBackbone) -> None:

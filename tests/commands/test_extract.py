@@ -58,6 +58,21 @@ def test_every_image_has_a_line_whose_key_is_in_the_store(extract, folder, tmp_p
                 assert (stored[tap] - value[0]).norm() <= 1e-5 * value.norm()
 
 
+def test_draws_are_averaged_and_are_another_job(extract, folder, tmp_path, tiny_backbone, capsys):
+    assert extract("--store-dtype", "float32", "--draws", "3") == 0
+    spec = FeatureSpec(("up_blocks.1", "mid_block"), (50, 200), draws=3)
+    with TensorStore(tmp_path / "out", read_only=True) as store:
+        for line in manifest(tmp_path / "out"):
+            with torch.no_grad():
+                expected = tiny_backbone.features(image_tensor(read_image(folder / line["id"]), 64)[None], spec)
+            for tap, value in expected.items():
+                assert (store.get(line["key"])[tap] - value[0]).norm() <= 1e-5 * value.norm()
+    assert extract("--store-dtype", "float32") == 2
+    assert "holds results made with draws = 3 (now None)" in capsys.readouterr().err
+    assert extract("--draws", "2", "--noise", "none", out="none") == 2
+    assert "every draw would be the same" in capsys.readouterr().err
+
+
 def test_the_same_command_again_computes_nothing_and_replaces_what_gc_took(extract, tmp_path, capsys):
     assert extract() == 0
     before = manifest(tmp_path / "out")
