@@ -89,8 +89,8 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         type=comma_list,
         default=(),
         metavar="A,B",
-        help="dealt out evenly over all samples, 'none' for class names alone (default: the paper's weather, drawn half "
-        "of the time)",
+        help="dealt out evenly over all samples, 'none' for class names alone (default: the paper's weather, drawn "
+        "half of the time)",
     )
     group.add_argument(
         "--template",
