@@ -96,7 +96,8 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         type=comma_list,
         default=(),
         metavar="A,B",
-        help="dealt out in turn, 'none' for class names alone (default: the paper's weather, drawn half of the time)",
+        help="dealt out evenly over all samples, 'none' for class names alone (default: the paper's weather, drawn "
+        "half of the time)",
     )
     group.add_argument(
         "--template",
@@ -197,7 +198,7 @@ def _unused(args: argparse.Namespace) -> list[str]:
     ]
     problems = [f"give {option} with {other}" for option, given, there, other in needed if given and not there]
     if args.domains and args.domain_probability is not None:
-        problems.append("leave out --domain-probability, as --domains are dealt out in turn")
+        problems.append("leave out --domain-probability, as --domains are dealt out evenly")
     templates = [text.partition("=")[0].strip() for text in args.template]
     if args.domains and (idle := [name for name in templates if name not in args.domains]):
         problems.append(f"name {idle[0]!r} in --domains, or leave out its --template")

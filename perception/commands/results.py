@@ -46,6 +46,13 @@ class FileJob(Protocol):
         """Records and files of pictures."""
 
 
+class ItemReader(Protocol):
+    """The reading half of a job predictor."""
+
+    def prepare(self, item: Item) -> Any:
+        """Read one file. Raises UserError when it cannot be used."""
+
+
 def read_picture(item: Item) -> Picture:
     """The picture of an item. Raises UserError when it is no usable image."""
     if item.path is None:
@@ -96,9 +103,10 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPla
     Raises:
         UserError: no image can be read.
     """
-    picture = next(_readable(job, items), None)
+    problems: list[str] = []
+    picture = next(usable(job, items, problems.append), None)
     if picture is None:
-        raise UserError("None of the images can be read; the same command without --dry-run says why, one by one.")
+        raise UserError(f"None of the {len(items)} images can be read; the first: {problems[0]}")
     (outcome,) = job([picture])
     measured = measure(lambda: job([picture]), job.device)
     written = _LINE_BYTES + sum(map(len, outcome.files.values()))
@@ -106,12 +114,13 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPla
     return plan(measured, todo, batch_size=1, evaluations=job.evaluations, disk_bytes=written)
 
 
-def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Any]:
+def usable(job: ItemReader, items: Sequence[Item], unusable: Callable[[str], None]) -> Iterator[Any]:
+    """What `prepare` makes of the items that it can read; `unusable` is told why of the others."""
     for item in items:
         try:
             yield job.prepare(item)
-        except UserError:
-            continue
+        except UserError as error:
+            unusable(str(error))
 
 
 def finished(out: Path, ids: Container[str]) -> Iterator[dict[str, Any]]:
