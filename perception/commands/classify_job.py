@@ -25,6 +25,7 @@ from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
+from perception.commands.classify_report import is_answer
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
@@ -133,6 +134,10 @@ class ImageClassifier:
         results = self.classifier.classify_latents(latents, ids, self.noise, small, rankings)
         told: Sequence[ClipRanking | None] = ranked or [None] * len(batch)
         return [self._outcome(*each) for each in zip(batch, latents, results, told, strict=True)]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes, about its classes."""
+        return is_answer(record, self.prompts.names)
 
     def _outcome(
         self, sample: Sample, latent: torch.Tensor, result: Classification, clip: ClipRanking | None

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from perception.data.documents import read_document
 from perception.data.files import write_atomic
 from perception.engine.progress import progress_bar
 from perception.errors import UserError
@@ -48,8 +49,9 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
 
 def _read(path: Path) -> list[LabelCounts]:
     try:
-        return read_statistics(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        rows = read_document(path, [{"file": str}])
+        return read_statistics(rows)
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"the class statistics {path} cannot be read ({error!r}); expected a sample_class_stats.json"
         ) from error

@@ -25,7 +25,8 @@ class Predictor(Protocol):
     """Images in, results out. Built once per process, by a function without arguments.
 
     Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
-    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it), and
+    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it),
+    `is_own(record) -> bool` (False: redo a finished item, because its line has other fields than this job writes), and
     `still_valid(record) -> bool` (False: redo a finished item, because what its line points to is gone).
     """
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from perception.data.documents import parse_json
 from perception.errors import UserError
 
 RULES = ("rank", "loss")
@@ -53,7 +53,7 @@ def read_counts(path: Path, known: Collection[str], wanted: Iterable[str]) -> di
         UserError: the file is broken, names a label map that is not there, or none for one that is.
     """
     try:
-        counts = json.loads(path.read_text(encoding="utf-8"))
+        counts = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"the sample counts {path} cannot be read ({error}); expected a JSON file") from error
     if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
