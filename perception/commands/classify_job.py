@@ -26,6 +26,7 @@ from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
+from perception.commands.classify_report import is_answer
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
@@ -112,6 +113,7 @@ class ImageClassifier:
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
         self.prompts = o.prompts
+        self._names = frozenset(o.prompts.names)
         self.border = o.border
         self.save_errors = o.save_errors
         self.options = _settings(options, self.size, crop)
@@ -155,6 +157,10 @@ class ImageClassifier:
     def spent(self) -> int:
         """Denoiser evaluations of all images so far."""
         return self.classifier.score.evaluations
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes, about its classes."""
+        return is_answer(record, self._names)
 
     @torch.inference_mode()
     def _enter(self, sample: Sample) -> _Entered:

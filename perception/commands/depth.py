@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if artifact.task != "depth":
         raise UserError(f"{artifact.folder} is a {artifact.task} model; use `perception segment`, or a depth model.")
     _check_told(artifact, args.room, args.text)
-    from perception.commands.depth_job import depth_line
+    from perception.commands.depth_job import DEPTH_RECORD, depth_line
     from perception.commands.results import plan_files, run_files
     from perception.engine.items import check_out, image_items
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(plan_files(build(), items, args.out).render())
         return 0
-    return run_files(items, build, job_options(args), depth_line)
+    return run_files(items, build, job_options(args), depth_line, DEPTH_RECORD)
 
 
 def _check_told(artifact: Artifact, room: str | None, text: str | None) -> None:

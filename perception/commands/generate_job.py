@@ -13,6 +13,7 @@ from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.data.picture_files import DAMAGED, open_picture
 from perception.data.pictures import png_bytes
+from perception.engine.generated import is_sample
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
@@ -72,6 +73,10 @@ class SceneFiles:
     def __call__(self, batch: Sequence[Scene]) -> list[Outcome]:
         """Images of scenes."""
         return [self._outcome(scene, made) for scene, made in zip(batch, self.generator(batch), strict=True)]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes."""
+        return is_sample(record, len(self.generator.vocabulary))
 
     def still_valid(self, record: dict[str, Any]) -> bool:
         """False where the sample is now asked for with another crop class, or its pictures have changed."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from perception.data.documents import conforms
 from perception.data.files import write_atomic
 from perception.data.inputs import read_json
 from perception.engine.progress import progress_bar
@@ -50,8 +51,10 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
 def _read(path: Path) -> list[LabelCounts]:
     document = read_json(path, "the class statistics ")
     try:
+        if not conforms(document, [{"file": str}]):
+            raise ValueError("it is no list of files with their classes")
         return read_statistics(document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"the class statistics {path} cannot be read ({error!r}); expected a sample_class_stats.json"
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 
 from perception.data.files import file_hash
 from perception.data.picture_files import open_picture
-from perception.engine.generated import listed_ids, set_classes
+from perception.engine.generated import check_samples, listed_ids, set_classes
 from perception.engine.manifest import DONE, manifest_path, missing_outputs, part_paths, read_manifest
 from perception.errors import UserError
 from perception.generation.catalogue import CARD, SAMPLES, SHEET, samples_file, statistics_files
@@ -52,6 +52,7 @@ def verify(root: Path) -> Verification:
         raise UserError(f"{root} has no manifest.jsonl: the job did not finish; run the same command again first")
     records = list(read_manifest(root))
     done = [record for record in records if record["status"] == DONE]
+    check_samples(root, done, classes)
     belonging = _belonging(root, done)
     problems = [f"{path.name}: the job did not finish; run the same command again" for path in part_paths(root)]
     for record in belonging:

@@ -167,10 +167,11 @@ def _run(
 
 
 def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:
+    from perception.commands.match_job import MATCH_RECORD
     from perception.commands.match_report import Matched, report_examples, report_retrieval
     from perception.commands.results import finished
 
-    records = {record["id"]: Matched.of(record) for record in finished(out, {item.id for item in items})}
+    records = {record["id"]: Matched.of(record) for record in finished(out, {item.id for item in items}, MATCH_RECORD)}
     if isinstance(source, list):
         return report_examples(source, records)
     return report_retrieval(source, records)

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from PIL import Image
 
+from perception.data.documents import conforms
 from perception.data.images import read_image
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome
-from perception.engine.manifest import DONE, read_manifest
+from perception.engine.manifest import DONE, read_manifest, strange_line
 from perception.engine.plan import CostPlan, measure, plan, remaining
 from perception.engine.runner import run_job
 from perception.errors import UserError, printable
@@ -75,6 +76,7 @@ def run_files(
     build: Callable[[], FileJob],
     options: JobOptions,
     line: Callable[[Mapping[str, Any]], str],  # what to print of a manifest record, behind its id
+    shape: Any,  # of what `line` reads
 ) -> int:
     """Run the job, print results and counts once; returns its exit status.
 
@@ -90,7 +92,7 @@ def run_files(
             )
     summary = run_job(items, build, options)
     if os.environ.get("RANK", "0") == "0":
-        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items})]
+        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
         print("\n".join([*listing(told), summary.render()]))
     return summary.exit_code
 
@@ -123,9 +125,16 @@ def usable(job: ItemReader, items: Sequence[Item], unusable: Callable[[str], Non
             unusable(str(error))
 
 
-def finished(out: Path, ids: Container[str]) -> Iterator[dict[str, Any]]:
-    """The manifest records of finished items among `ids`, one at a time: all of them may not fit into memory."""
-    return (record for record in read_manifest(out) if record["status"] == DONE and record["id"] in ids)
+def finished(out: Path, ids: Container[str], shape: Any) -> Iterator[dict[str, Any]]:
+    """The manifest records of finished items among `ids`, one at a time: all of them may not fit into memory.
+
+    Raises UserError for one that has not the shape (`perception.data.documents`) of what is read of it.
+    """
+    for record in read_manifest(out):
+        if record["status"] == DONE and record["id"] in ids:
+            if not conforms(record, shape):
+                raise strange_line(out, record["id"])
+            yield record
 
 
 def listing(told: Sequence[tuple[str, str]]) -> list[str]:

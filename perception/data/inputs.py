@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from perception.data.documents import parse_json
 from perception.errors import UserError
 
 MOST_BYTES = 2 << 30  # of a file that is read whole; the largest image that Pillow opens has 1.4 GB of pixels
@@ -97,11 +97,9 @@ def read_json(path: str | Path, what: str = "") -> Any:
 def parsed_json(text: str, name: str) -> Any:
     """A JSON document. Raises UserError naming `name` where it is none, or nested deeper than Python goes."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise UserError(f"{name} is no JSON ({error}); correct it or make it anew") from error
-    except RecursionError as error:
-        raise UserError(f"{name} is nested too deeply; correct it or make it anew") from error
 
 
 def read_table(path: str | Path, what: str = "") -> tuple[list[str], list[dict[str, str | None]]]:

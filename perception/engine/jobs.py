@@ -29,7 +29,8 @@ class Predictor(Protocol):
     Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
     `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it; lines
     are then written at the end of each lot of items alone, so that what is flushed together depends on the items and
-    not on the clock), `spent() -> int` (denoiser evaluations so far, for the progress bar), and `still_valid(record) ->
+    not on the clock), `spent() -> int` (denoiser evaluations so far, for the progress bar), `is_own(record) -> bool`
+    (False: redo a finished item, because its line has other fields than this job writes), and `still_valid(record) ->
     bool` (False: redo a finished item, because what its line points to is gone).
     """
 

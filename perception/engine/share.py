@@ -210,12 +210,14 @@ class Share:
 
     def _finished(self, item: Item, digest: str | None) -> bool:
         record = self._previous.get(item.id)
-        if record is None or record["hash"] != digest or not self._stands(record):
+        if record is None or record.get("hash", "") != digest or not self._stands(record):
             return False
         return getattr(self._predictor, "still_valid", _always)(record)
 
     def _stands(self, record: dict[str, Any]) -> bool:
-        return record["status"] == DONE and not missing_outputs(self._options.out, record)
+        if record["status"] != DONE or missing_outputs(self._options.out, record):
+            return False
+        return getattr(self._predictor, "is_own", _always)(record)
 
     def __enter__(self) -> Share:
         return self
