@@ -25,7 +25,7 @@ from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
-from perception.data.files import file_hash
+from perception.data.files import file_hash, fitting
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
 from perception.engine.items import Item
@@ -144,9 +144,9 @@ class ImageClassifier:
             record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
         if sample.truth is not None:
             record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
-        files = {f"errors/{sample.id}.safetensors": self._errors(result)} if self.save_errors else {}
+        files = {fitting(f"errors/{sample.id}.safetensors"): self._errors(result)} if self.save_errors else {}
         if self.maps is not None and result.margin is not None:
-            record["map_evaluations"], files[f"error_maps/{sample.id}.png"] = self._map(sample, latent, result)
+            record["map_evaluations"], files[fitting(f"error_maps/{sample.id}.png")] = self._map(sample, latent, result)
         return Outcome(record, files)
 
     def _map(self, sample: Sample, latent: torch.Tensor, result: Classification) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from PIL import Image
 
+from perception.data.files import fitting
 from perception.data.images import read_image
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome
@@ -54,8 +55,8 @@ def read_picture(item: Item) -> Picture:
 
 
 def picture_name(item_id: str) -> str:
-    """The file name of an item's picture: its id, with .png behind other suffixes."""
-    return item_id if item_id.endswith(".png") else f"{item_id}.png"
+    """The file name of an item's picture: its id, with .png behind other suffixes, cut where it is too long."""
+    return fitting(item_id if item_id.endswith(".png") else f"{item_id}.png")
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

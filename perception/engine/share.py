@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from perception import __version__
-from perception.data.files import write_atomic
+from perception.data.files import NameTooLongError, write_atomic
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome, Predictor
 from perception.engine.manifest import (
@@ -125,8 +125,12 @@ class Share:
         except ValueError:  # JSON has no NaN
             self._fail(entry, "The result is not a finite number; check the model and its dtype.")
             return
-        for path, content in outcome.files.items():
-            write_atomic(_below(self._options.out, path), content)
+        try:
+            for path, content in outcome.files.items():
+                write_atomic(_below(self._options.out, path), content)
+        except NameTooLongError as error:
+            self._fail(entry, str(error))
+            return
         self._lines.append(line)
         self._counts.done += 1
 

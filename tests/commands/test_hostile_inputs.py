@@ -1,4 +1,4 @@
-"""Files that no job expects: other formats, pipes and devices, odd names. Each costs its manifest line, nothing else."""
+"""Files that no job expects: other formats, pipes and devices, odd names. Each costs its manifest line alone."""
 
 import ast
 import json

@@ -311,3 +311,16 @@ def test_the_planned_memory_is_that_of_one_image(segment, monkeypatch, capsys):
 def test_out_among_the_photos_would_be_read_the_next_time(segment, photos, capsys):
     assert segment("--out", photos) == 2
     assert "is the folder of the images, to which the job's own pictures would be added" in capsys.readouterr().err
+
+
+def test_names_of_every_kind(segment, photos, tmp_path, capsys, odd_pictures, shown):
+    names = odd_pictures(photos / "odd")
+    (photos / "odd" / "\x1b]0;bad\a.png").write_bytes(b"")
+    assert segment() == 1
+    told = capsys.readouterr()
+    assert shown(told.out) and shown(told.err) and "\\x1b]0;bad\\x07.png is empty" in told.out
+    lines = {line["id"]: line for line in manifest(tmp_path / "out") if line["status"] == "done"}
+    outputs = [path for name in names for path in lines[f"odd/{name}"]["output"]]
+    assert len(set(outputs)) == 2 * len(names) and all((tmp_path / "out" / path).is_file() for path in outputs)
+    before = files(tmp_path / "out")
+    assert segment() == 1 and files(tmp_path / "out") == before
