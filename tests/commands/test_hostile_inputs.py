@@ -291,3 +291,13 @@ def test_a_huge_cell_of_a_table_is_one_sentence(command, photos, tmp_path, capsy
     assert main([command[0], *inputs, command[1], str(table), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "t.csv is no CSV (field larger than field limit (131072))" in told
+
+
+def test_texts_in_another_encoding_are_one_sentence(photos, tmp_path, tiny_sd, capsys):
+    (photos.parent / "sorted").mkdir()
+    for name in (os.fsdecode(b"caf\xe9"), "dog"):
+        picture(photos.parent / "sorted" / name / "a.png")
+    command = ["classify", photos.parent / "sorted", "--backbone", tiny_sd, "--device", "cpu", "--no-progress"]
+    assert main([*map(str, command), "--size", "64", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert r"the prompt 'a photo of a caf\udce9.' is no Unicode text; write it in UTF-8" in told

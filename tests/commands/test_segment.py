@@ -324,3 +324,10 @@ def test_names_of_every_kind(segment, photos, tmp_path, capsys, odd_pictures, sh
     assert len(set(outputs)) == 2 * len(names) and all((tmp_path / "out" / path).is_file() for path in outputs)
     before = files(tmp_path / "out")
     assert segment() == 1 and files(tmp_path / "out") == before
+
+
+def test_an_image_and_a_folder_of_one_result_are_refused_before_the_job(segment, photos, tmp_path, capsys):
+    (photos / "b.jpg.png").mkdir()
+    shutil.copy(photos / "a.png", photos / "b.jpg.png" / "c.png")
+    assert segment() == 2 and not (tmp_path / "out").exists()
+    assert "the result of b.jpg would be b.jpg.png, the folder of that of b.jpg.png/c.png" in capsys.readouterr().err
