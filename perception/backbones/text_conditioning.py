@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.conditioning import Condition, Conditioner
-from perception.errors import PromptTooLongError
+from perception.errors import PromptTooLongError, UserError
 
 _SD3_T5_TOKENS = 256  # as the pipeline pads
 
@@ -125,7 +125,15 @@ def token_ids(tokenizer: Any, prompts: list[str], length: int, truncate: bool) -
 
     Raises:
         PromptTooLongError: for a prompt of more than `length` tokens, unless `truncate`.
+        UserError: for one that is no text, such as the name of a folder in another encoding.
     """
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the prompt {prompt[:60]!r} is no Unicode text; write it, or its folder, in UTF-8"
+            ) from error
     if not truncate:
         for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False)["input_ids"], strict=True):
             if len(ids) > length:

@@ -104,4 +104,7 @@ def _read_safetensors(path: Path) -> Tensor:
 
 _READERS = {".npy": _read_npy, ".pt": _read_pt, ".safetensors": _read_safetensors}
 # what numpy, torch and safetensors raise on damaged files; torch's restricted unpickler trips over its own stack
-_BROKEN = (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, UnpicklingError, SafetensorError)
+_BROKEN = (
+    *(OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, UnpicklingError, SafetensorError),
+    MemoryError,
+)

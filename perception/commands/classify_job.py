@@ -27,7 +27,7 @@ from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
 from perception.commands.classify_report import is_answer
-from perception.data.files import file_hash
+from perception.data.files import file_hash, fitting
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
 from perception.engine.items import Item
@@ -178,10 +178,10 @@ class ImageClassifier:
         record = self._record(result) | self._preselected(entered.clip)
         if sample.truth is not None:
             record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
-        files = {f"errors/{sample.id}.safetensors": self._errors(result)} if self.save_errors else {}
+        files = {fitting(f"errors/{sample.id}.safetensors"): self._errors(result)} if self.save_errors else {}
         if self.maps is not None and result.margin is not None:
             record["map_evaluations"], picture = self._map(sample, entered.latent, result)
-            files[f"error_maps/{sample.id}.png"] = picture
+            files[fitting(f"error_maps/{sample.id}.png")] = picture
         return Outcome(record, files)
 
     def _map(self, sample: Sample, latent: torch.Tensor, result: Classification) -> tuple[int, bytes]:

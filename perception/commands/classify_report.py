@@ -15,6 +15,7 @@ from perception.data.documents import conforms
 from perception.data.files import write_atomic
 from perception.engine.items import Item
 from perception.engine.manifest import strange_line
+from perception.errors import printable
 from perception.metrics.calibration import Calibration
 from perception.metrics.classification import ClassificationMetrics, confusion_picture, format_table
 
@@ -88,7 +89,7 @@ def report(
         return ""
     parts = [listing(told), [evaluations_line(spent, len(told))]]
     if answers:
-        parts += [accuracy_lines(out, answers, names, headline), calibration_lines(out, answers)]
+        parts += [accuracy_lines(out, answers, list(map(printable, names)), headline), calibration_lines(out, answers)]
         parts.append(preselection_lines(answers))
     return "\n\n".join("\n".join(part) for part in parts if part)
 

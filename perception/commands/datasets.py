@@ -70,8 +70,10 @@ def read_numbers(path: Path) -> list[int]:
     content = io.BytesIO(read_input(path, "the subset "))
     try:
         values = np.load(content, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(content, ndmin=1)
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise ValueError(f"its values are {values.dtype}, not all of them whole numbers")
         numbers = values.reshape(-1).astype(np.int64)
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, EOFError, ValueError, MemoryError) as error:
         raise UserError(f"{path} is no list of image numbers ({error}); give .npy or one number per line") from error
     if not (numbers == values.reshape(-1)).all():
         raise UserError(f"{path} holds numbers that are not whole; give the positions of images in the set")

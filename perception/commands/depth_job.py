@@ -11,6 +11,7 @@ from PIL import Image
 
 from perception.commands.results import fingerprint, picture_name, read_picture
 from perception.data.documents import conforms
+from perception.data.files import fitting
 from perception.data.pictures import depth_colours, depth_millimetres, png_bytes
 from perception.depth.predictor import DepthPredictor
 from perception.engine.items import Item
@@ -81,7 +82,7 @@ class DepthFiles:
         if self.options["npy"]:
             buffer = io.BytesIO()
             np.save(buffer, metres)
-            files[f"arrays/{sample.id}.npy"] = buffer.getvalue()
+            files[fitting(f"arrays/{sample.id}.npy")] = buffer.getvalue()
         return Outcome(record, files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from perception.engine.jobs import Outcome
 from perception.errors import UserError
 from perception.generation.generator import GeneratedScene, SceneGenerator
 from perception.generation.labels import class_counts
-from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE, Sample, read_label_map
+from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE, Sample, check_listed, read_label_map, sample_stem
 from perception.generation.scenes import Scene
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # of control images
@@ -55,7 +56,7 @@ class SceneFiles:
     def prepare(self, item: Item) -> Scene:
         """Read a label map and compose its scene; UserError where it does not fit the classes or the crop."""
         sample = self.samples[item.id]
-        _check_name(sample)
+        check_listed(sample.id)
         labels = _guarded(sample.path, lambda: read_label_map(sample.path, self.generator.vocabulary))
         return self.generator.composer(
             labels,
@@ -152,14 +153,6 @@ def read_control(path: Path, channels: int) -> np.ndarray:
     return planes / np.float32(scale)
 
 
-def _check_name(sample: Sample) -> None:
-    """UserError for a file name that the list of samples and the seed cannot be made of."""
-    try:
-        sample.id.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the name of the label map {sample.path} is no UTF-8 text; rename the file") from error
-
-
 def _traced(path: Path) -> dict[str, str]:
     """What the record of a sample says of a picture that it was made with."""
     return {"file": path.name, "hash": file_hash(path)}
@@ -167,10 +160,10 @@ def _traced(path: Path) -> dict[str, str]:
 
 def _partner(folder: Path, sample: Sample, what: str) -> Path:
     """The picture in `folder` that belongs to a label map: the same stem, with or without the labels' ending."""
-    stem = sample.id.rpartition("_")[0]
+    stem = sample_stem(sample.source)
     stems = (stem, f"{stem}_leftImg8bit", sample.source.rpartition(".")[0])  # Cityscapes' ending of images
     for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     raise UserError(f"{folder} has no {what} {stem} ({', '.join(_SUFFIXES)}); add it")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from perception.data.files import write_atomic
 from perception.engine.generated import check_samples
 from perception.engine.manifest import DONE, missing_outputs, read_manifest
+from perception.errors import printable
 from perception.generation.catalogue import CARD, SHEET, preview_sheet, samples_file, statistics_files
 from perception.generation.dataset_card import dataset_card
 from perception.generation.labels import Vocabulary
@@ -29,12 +30,14 @@ def finish(out: Path, vocabulary: Vocabulary) -> list[str]:
     if here:
         files = statistics_files(here)
         files[SHEET] = preview_sheet(out, here, vocabulary)
-        files[CARD] = dataset_card(here, len(records) - len(done), vocabulary.names).encode()
+        files[CARD] = dataset_card(here, len(records) - len(done), vocabulary.names).encode(errors="backslashreplace")
         domains = Counter(record["domain"] or "class names alone" for record in here)
         dealt = ", ".join(f"{name} {count}" for name, count in sorted(domains.items()))
         lines.append(f"{len(here)} samples in the data set ({dealt}); see {out / SHEET}")
     if gone:
-        lines.append(f"left out: {len(gone)} samples of earlier runs whose files are gone, first {next(iter(gone))}")
+        lines.append(
+            f"left out: {len(gone)} samples of earlier runs whose files are gone, first {printable(next(iter(gone)))}"
+        )
     for name, content in (files | samples_file(here)).items():  # the list comes last: with it the set is complete
         path = out / name
         if not path.exists() or path.read_bytes() != content:

@@ -13,7 +13,7 @@ from perception.data.documents import conforms
 from perception.data.files import write_atomic
 from perception.data.inputs import read_json
 from perception.engine.progress import progress_bar
-from perception.errors import UserError
+from perception.errors import UserError, printable
 from perception.generation.labels import Vocabulary
 from perception.generation.samples import count_labels
 from perception.generation.sampling import LabelCounts, read_statistics, statistics_rows
@@ -43,7 +43,8 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
         raise UserError(f"none of the {len(files)} label maps can be used; the first one: {unusable[0]}")
     if unusable and first_rank:
         print(
-            f"left out: {len(unusable)} label maps that cannot be used, the first one: {unusable[0]}", file=sys.stderr
+            f"left out: {len(unusable)} label maps that cannot be used, the first one: {printable(unusable[0])}",
+            file=sys.stderr,
         )
     return counted
 

@@ -13,7 +13,7 @@ from perception.data.files import file_hash
 from perception.data.picture_files import open_picture
 from perception.engine.generated import check_samples, listed_ids, set_classes
 from perception.engine.manifest import DONE, manifest_path, missing_outputs, part_paths, read_manifest
-from perception.errors import UserError
+from perception.errors import UserError, printable
 from perception.generation.catalogue import CARD, SAMPLES, SHEET, samples_file, statistics_files
 from perception.generation.labels import check_label_map, class_counts
 from perception.generation.prompt_report import PromptReport
@@ -33,7 +33,7 @@ class Verification:
 
     def render(self) -> str:
         """What the prompts say, problems, then one line of counts."""
-        shown = [self.prompts.render(), *self.problems[:_MOST_PROBLEMS]]
+        shown = [self.prompts.render(), *map(printable, self.problems[:_MOST_PROBLEMS])]
         if len(self.problems) > _MOST_PROBLEMS:
             shown.append(f"... and {len(self.problems) - _MOST_PROBLEMS} more")
         verdict = f"{len(self.problems)} problems" if self.problems else "all files are whole and fit"

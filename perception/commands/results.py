@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
 
 from perception.data.documents import conforms
+from perception.data.files import fitting
 from perception.data.images import read_image
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome
@@ -62,8 +63,8 @@ def read_picture(item: Item) -> Picture:
 
 
 def picture_name(item_id: str) -> str:
-    """The file name of an item's picture: its id, with .png behind other suffixes."""
-    return item_id if item_id.endswith(".png") else f"{item_id}.png"
+    """The file name of an item's picture: its id, with .png behind other suffixes, cut where it is too long."""
+    return fitting(item_id if item_id.endswith(".png") else f"{item_id}.png")
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -83,6 +84,16 @@ def run_files(
     Raises:
         UserError: two images would be written to one picture, and what `run_job` raises.
     """
+    _check_places(items)
+    summary = run_job(items, build, options)
+    if os.environ.get("RANK", "0") == "0":
+        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
+        print("\n".join([*listing(told), summary.render()]))
+    return summary.exit_code
+
+
+def _check_places(items: Sequence[Item]) -> None:
+    """UserError where two images would have one picture, or one the name of a folder that another's lies in."""
     names: dict[str, str] = {}
     for item in items:
         other = names.setdefault(picture_name(item.id), item.id)
@@ -90,11 +101,12 @@ def run_files(
             raise UserError(
                 f"{other} and {item.id} would have one result, {picture_name(item.id)}; rename one of them."
             )
-    summary = run_job(items, build, options)
-    if os.environ.get("RANK", "0") == "0":
-        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
-        print("\n".join([*listing(told), summary.render()]))
-    return summary.exit_code
+    for name, key in names.items():
+        folder = next((str(parent) for parent in PurePosixPath(name).parents if str(parent) in names), None)
+        if folder is not None:
+            raise UserError(
+                f"the result of {names[folder]} would be {folder}, the folder of that of {key}; rename one of them."
+            )
 
 
 def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPlan:

@@ -12,11 +12,13 @@ from PIL import Image
 from perception.commands.results import fingerprint
 from perception.commands.score_pairs import FilePair, Labelled
 from perception.data.documents import conforms
+from perception.data.files import fitting
 from perception.data.images import content_hash
 from perception.data.pictures import png_bytes
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.generation.labels import IGNORE, class_counts
+from perception.generation.samples import check_listed
 from perception.metrics.component_recall import ComponentRecall
 from perception.segmentation.consistency import Consistency, ConsistencyPredictor, filtered_labels
 
@@ -80,7 +82,8 @@ class HeadJob(ABC):
         self.fingerprint = fingerprint(self.options)
 
     def prepare(self, item: Item) -> LabelledImage:
-        """Read image and label map."""
+        """Read image and label map; UserError where the id cannot stand in the lists of accepted and rejected ones."""
+        check_listed(item.id)
         pair = self.pairs[item.id]
         return LabelledImage(pair, *pair.read(len(self.predictor.classes)), pair.labels_hash())
 
@@ -145,7 +148,7 @@ class ScoreFiles(HeadJob):
         kept, files = sample.labels, {}
         if self.limits is not None:
             kept = filtered_labels(sample.labels, found.loss, self.limits)
-            files = {FILTERED_PLACE.format(sample.pair.id): png_bytes(kept)}
+            files = {fitting(FILTERED_PLACE.format(sample.pair.id)): png_bytes(kept)}
         labelled = int((sample.labels != IGNORE).sum())
         counts = class_counts(kept, len(self.predictor.classes))
         record = {

@@ -51,7 +51,7 @@ def finish(setup: Setup, reference: Reference | None, out: Path) -> list[str]:
             {"samples": recall.to_json(), "reference": reference and reference.objects.to_json()}
         ),
         "per_label.json": _json(_counts(setup, scores)),
-        CARD: _card(setup, reference, scores, len(records) - len(done), tables, out).encode(),
+        CARD: _card(setup, reference, scores, len(records) - len(done), tables, out).encode(errors="backslashreplace"),
         **statistics_files(accepted, FILTERED_PLACE if reference else _original_place(setup, out)),
     }
     if reference is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.common import a_path
-from perception.errors import UserError
+from perception.errors import UserError, printable
 
 if TYPE_CHECKING:
     from perception.data.upkeep import GcReport, VerifyReport
@@ -68,7 +68,7 @@ def byte_count(text: str) -> int:
 
 def _show_verify(report: VerifyReport, root: Path) -> int:
     for name, reason in report.damaged:
-        print(f"damaged: {name}: {reason}")
+        print(printable(f"damaged: {name}: {reason}"))
     print(f"{report.shards} shards, {report.entries} entries, {report.bytes} bytes, {len(report.damaged)} damaged")
     if not report.ok:
         print(f"`perception store {root} gc --check` deletes them; what they held is computed again when needed.")

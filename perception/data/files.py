@@ -11,20 +11,37 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from perception.data.inputs import check_size, open_regular
 from perception.errors import UserError
 
 TEMP_SUFFIX = ".tmp"
 STALE_SECONDS = 24 * 3600.0  # a temporary file of another host is an orphan after a day
+NAME_BYTES = 255  # of a name, on the file systems in use
+_TEMP_BYTES = 110  # what a temporary name has beside the name itself: host, process, number
+_HOST_CHARACTERS = 64
+_SUFFIX_BYTES, _HASH_DIGITS = 16, 16
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_FORBIDDEN = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EINVAL,
+)
 _counter = itertools.count()
 
 
 class NoSpaceError(UserError):
-    """The disk (or the user's quota) is full; the job stops, because every further item would fail too."""
+    """The disk, the user's quota or the limit of a file is full; the job stops: every further item would fail too."""
+
+
+class NameTooLongError(UserError):
+    """The path of an output is longer than the system takes; other items may have shorter ones."""
 
 
 @contextmanager
@@ -33,6 +50,16 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise NameTooLongError(
+                f"{path} is too long a name for the file system; choose a shorter one, or an output folder with a "
+                "shorter path."
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise NoSpaceError(
+                f"{path} would be larger than files may be here; raise the limit (ulimit -f) and run the same command "
+                "again."
+            ) from error
         if error.errno in _FULL:
             raise NoSpaceError(f"No space left in {path.parent}: free space and run the same command again.") from error
         if error.errno in _FORBIDDEN:
@@ -50,7 +77,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_counter)}{TEMP_SUFFIX}")
+        name = fitting(path.name, _TEMP_BYTES)
+        temporary = path.with_name(f".{name}.{_host()}-{os.getpid()}-{next(_counter)}{TEMP_SUFFIX}")
         try:
             yield temporary
             with open(temporary, "r+b") as file:
@@ -63,13 +91,38 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
 
 
+def fitting(path: str, reserve: int = 0) -> str:
+    """A POSIX path whose names a file system takes: 255 bytes each, less `reserve` for what is put before or behind.
+
+    A longer name keeps its beginning and its suffix and gets a hash of the whole in between, so that different names
+    stay different; others stay as they are. The same on every machine.
+    """
+    return "/".join(_fitting(name, NAME_BYTES - reserve) for name in path.split("/"))
+
+
+def _fitting(name: str, most: int) -> str:
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    suffix = PurePosixPath(name).suffix
+    suffix = suffix if len(os.fsencode(suffix)) <= _SUFFIX_BYTES else ""
+    end = f"~{hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]}{suffix}"
+    left = most - len(os.fsencode(end))
+    return next(name[:cut] for cut in range(left, -1, -1) if len(os.fsencode(name[:cut])) <= left) + end
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Where a folder is made before it takes its name."""
+    return folder.with_name(f".{fitting(folder.name, len('..new'))}.new")
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, which takes its name, and its place if there is one, at the end of the block.
 
     Where the block fails, the old folder stays and the new one goes.
     """
-    fresh = folder.with_name(f".{folder.name}.new")
+    fresh = fresh_folder(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -140,4 +193,4 @@ def _alive(pid: int) -> bool:
 
 
 def _host() -> str:
-    return "".join(c if c.isalnum() or c == "-" else "_" for c in socket.gethostname()) or "host"
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in socket.gethostname())[:_HOST_CHARACTERS] or "host"

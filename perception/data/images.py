@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from perception.data.picture_files import DAMAGED, PICTURE_FORMATS, open_picture
+from perception.data.picture_files import DAMAGED, MOST_PIXELS, PICTURE_FORMATS, open_picture
 from perception.errors import UserError
 
 MIN_SIDE = 8  # pixels: one latent cell of the SD family
-_MOST_PIXELS = 178_956_970  # of an image, Pillow's own limit when it opens a file
 _16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow keeps it
 _INTERPOLATION = {
@@ -137,7 +136,7 @@ def _resized(image: Image.Image, size: tuple[int, int], fit: str, resample: Imag
         covering = (int(height * image.width / image.height), height)
     else:
         covering = (width, int(width * image.height / image.width))
-    if covering[0] * covering[1] > _MOST_PIXELS:
+    if covering[0] * covering[1] > MOST_PIXELS:
         raise UserError(
             f"an image of {image.width} x {image.height} pixels, scaled to cover {width} x {height}, would have "
             f"{covering[0]} x {covering[1]}; cut it first, or squash it instead of cropping."

@@ -15,6 +15,8 @@ PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names. JPEG opens the MPO files of phones too, PPM is PBM, PGM, PPM and PNM."""
 LABEL_FORMATS = ("BMP", "PNG", "TIFF")
 """Those of label and depth maps: a pixel is read as it was written."""
+MOST_PIXELS = 178_956_970
+"""Of an image: Pillow's own limit when it opens a file."""
 DAMAGED = (  # what Pillow raises, its AVIF decoder a RuntimeError
     Image.DecompressionBombError,
     EOFError,

@@ -10,18 +10,26 @@ testB), umd for RefCOCOg (train, val, test).
 
 from __future__ import annotations
 
-import json
+import io
+import operator
 import pickle
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.inputs import read_input, read_json
+from perception.data.picture_files import MOST_PIXELS
 from perception.errors import UserError
 
+_ODD = (
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError),
+    *(MemoryError, RecursionError),
+)  # what content of another kind than expected leads to
 AUTHORS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 IMAGES = "images/mscoco/images/train2014"
 
@@ -59,34 +67,53 @@ def read_references(
     folder = Path(root) / name
     refs_file = folder / f"refs({author or AUTHORS[name]}).p"
     refs = _read_pickle(refs_file)
+    _check_there(folder / "instances.json")
+    instances = read_json(folder / "instances.json")
     try:
         chosen = [ref for ref in refs if ref["split"] == split]
         if not chosen:
-            splits = ", ".join(sorted({ref["split"] for ref in refs}))
+            splits = ", ".join(sorted({str(ref["split"]) for ref in refs}))
             raise UserError(f"{refs_file} has no split {split!r}; choose one of {splits}")
-        instances = _read_json(folder / "instances.json")
         pictures = {entry["id"]: entry for entry in instances["images"]}
         outlines = {entry["id"]: entry["segmentation"] for entry in instances["annotations"]}
         found = [_reference(ref, pictures, outlines, Path(root) / images) for ref in chosen]
-    except (KeyError, TypeError) as error:
+        return sorted(found, key=lambda reference: reference.ref_id)
+    except UserError:
+        raise
+    except _ODD as error:
         raise UserError(
             f"{refs_file} does not fit instances.json beside it ({type(error).__name__}: {error}); download both again"
         ) from error
-    return sorted(found, key=lambda reference: reference.ref_id)
 
 
 def segmentation_mask(segmentation: Any, size: tuple[int, int], what: str = "annotation") -> NDArray[np.bool_]:
     """A COCO segmentation as a mask [H, W]: the union of its polygons, or run lengths, compressed or not.
 
     Raises:
-        UserError: run lengths of another size.
+        UserError: run lengths of another size, or what is no segmentation.
     """
-    if isinstance(segmentation, dict):
-        return _from_runs(segmentation["counts"], size, what)
-    mask = np.zeros(size, bool)
-    for polygon in segmentation:
-        mask |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), size)
+    try:
+        if isinstance(segmentation, dict):
+            return _from_runs(segmentation["counts"], size, what)
+        mask = np.zeros(size, bool)
+        for polygon in segmentation:
+            mask |= polygon_mask(_corners(polygon), size)
+    except UserError:
+        raise
+    except _ODD as error:
+        raise UserError(
+            f"the mask of {what} is no COCO segmentation ({type(error).__name__}: {error}); download instances.json "
+            "again"
+        ) from error
     return mask
+
+
+def _corners(polygon: Any) -> NDArray[np.float64]:
+    """[N, 2]. Raises ValueError for what are no pairs of finite numbers."""
+    corners = np.asarray(polygon, np.float64).reshape(-1, 2)
+    if not np.isfinite(corners).all():
+        raise ValueError("a corner is not finite")
+    return corners
 
 
 def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -144,17 +171,33 @@ def _reference(ref: dict[str, Any], pictures: dict[int, Any], outlines: dict[int
     sentences = tuple(sentence["raw"] for sentence in ref["sentences"])
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise UserError(f"reference {ref['ref_id']} has no sentence, or an empty one; correct its refs file")
+    size = (operator.index(picture["height"]), operator.index(picture["width"]))
+    if not (min(size) > 0 and size[0] * size[1] <= MOST_PIXELS):
+        raise ValueError(f"a photograph of {size[1]} x {size[0]} pixels")
     return Reference(
-        ref_id=ref["ref_id"],
+        ref_id=operator.index(ref["ref_id"]),
         image=place / picture["file_name"],
-        size=(picture["height"], picture["width"]),
+        size=size,
         sentences=sentences,
         segmentation=outlines[ref["ann_id"]],
     )
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers, strings and numbers; every class or function is refused, so that no pickled code runs."""
+_BUILDING = b"".join(  # what calls a class, changes an object, asks for an object elsewhere, or reserves memory
+    [
+        *(pickle.REDUCE, pickle.BUILD, pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID),
+        *(pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER),
+    ]
+)
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Reads containers, strings and numbers; every class or function is refused, so that no pickled code runs.
+
+    The one in Python: that in C takes memory for as many entries as a file says that it has.
+    """
+
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _BUILDING}
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
@@ -162,21 +205,13 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _read_pickle(path: Path) -> Sequence[dict[str, Any]]:
     _check_there(path)
+    content = read_input(path, "the references ")
     try:
-        with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()  # written by Python 2
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError) as error:
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()  # written by Python 2
+    except (pickle.UnpicklingError, EOFError, struct.error, *_ODD) as error:
         raise UserError(f"{path} is no list of references ({error}); download it again") from error
 
 
-def _read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
-    _check_there(path)
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); download it again") from error
-
-
 def _check_there(path: Path) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} does not exist; configs/README.md says which files belong there")

@@ -148,7 +148,9 @@ def _connect(ray: ModuleType, options: RayOptions) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if options.address is None:
         processors = max(os.cpu_count() or 1, (options.workers or 1) * (options.cpus or 1))
-        ray.init("local", num_cpus=processors, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+        own = {"num_cpus": processors, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        with _on_loopback():
+            ray.init("local", _node_ip_address="127.0.0.1", **own, **quiet)
         return
     try:
         ray.init(options.address, **quiet)
@@ -158,6 +160,23 @@ def _connect(ray: ModuleType, options: RayOptions) -> None:
             f"The Ray cluster at {options.address} cannot be joined ({reason}); check --ray-address, and that "
             "RAY_AUTH_MODE and the token are those of the cluster."
         ) from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster started meanwhile listens on 127.0.0.1 alone: whoever reaches one may give it work to do.
+
+    Ray keeps to it where it does not support clusters of several machines (Windows, macOS). Elsewhere it has no option
+    for that and replaces a local `_node_ip_address` by one of the network.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _pool(resources: dict[str, float], options: RayOptions, *, shared: bool) -> Pool:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from perception import __version__
-from perception.data.files import write_atomic
+from perception.data.files import NameTooLongError, write_atomic
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome, Predictor, StreamingPredictor
 from perception.engine.manifest import (
@@ -185,8 +185,11 @@ class Share:
             line = encode_line(self._line(entry, DONE, sorted(outcome.files)) | outcome.record)
         except ValueError:  # JSON has no NaN
             return self._fail(entry, "The result is not a finite number; check the model and its dtype.")
-        for path, content in outcome.files.items():
-            write_atomic(_below(self._options.out, path), content)
+        try:
+            for path, content in outcome.files.items():
+                write_atomic(_below(self._options.out, path), content)
+        except NameTooLongError as error:
+            return self._fail(entry, str(error))
         self._lines.append(line)
         self._counts.done += 1
         self._advance(1, 0)

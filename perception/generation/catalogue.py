@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from perception.data.files import fitting
 from perception.data.overlay import overlay_labels
 from perception.data.picture_files import open_picture
 from perception.data.pictures import png_bytes
@@ -28,7 +29,7 @@ def statistics_files(records: Sequence[Record], place: str = LABEL_PLACE) -> dic
 
     `place` is where the label map of a sample id lies.
     """
-    rows = [{"file": place.format(record["id"]), **record["class_pixels"]} for record in records]
+    rows = [{"file": fitting(place.format(record["id"])), **record["class_pixels"]} for record in records]
     by_file = {row["file"]: {key: count for key, count in row.items() if key != "file"} for row in rows}
     by_class: dict[str, list[list[Any]]] = {}
     for file, counts in by_file.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perception.data.files import fitting
 from perception.data.segmentation_folder import read_labels
 from perception.errors import UserError
 from perception.generation.domains import NONE
@@ -18,6 +19,7 @@ from perception.generation.scenes import layout_stream
 
 LABEL_SUFFIXES = ("_gtFine_labelTrainIds", "_labelTrainIds")  # left out of sample ids
 LABEL_FORMATS = (".png", ".tif", ".tiff", ".bmp")
+_ENDS = len("_12345678_labelTrainIds.png")  # what stands behind a stem in names of files
 IMAGE_PLACE, LABEL_PLACE = "images/{}.png", "labels/{}_labelTrainIds.png"  # below the data set's folder
 
 
@@ -25,7 +27,7 @@ IMAGE_PLACE, LABEL_PLACE = "images/{}.png", "labels/{}_labelTrainIds.png"  # bel
 class Sample:
     """One image to be made; its id names its files and its random streams."""
 
-    id: str  # stem of the label map, below LABELS, and the repetition
+    id: str  # stem of the label map, below LABELS, cut where it is too long, and the repetition
     path: Path  # of the label map
     source: str  # the same, relative to LABELS
     repetition: int
@@ -76,7 +78,8 @@ def plan_samples(
         if (other := stems.setdefault(stem, source)) != source:
             raise UserError(f"the label maps {other} and {source} would give samples of one name; rename one of them")
         for repetition, domain in enumerate(told):
-            samples.append(Sample(f"{stem}_{repetition}", files[source], source, repetition, label, domain))
+            name = f"{fitting(stem, _ENDS)}_{repetition}"
+            samples.append(Sample(name, files[source], source, repetition, label, domain))
     return samples
 
 
@@ -84,6 +87,19 @@ def sample_stem(source: str) -> str:
     """'town/frame_labelTrainIds.png' -> 'town/frame'."""
     stem = source[: -len(Path(source).suffix)]
     return next((stem.removesuffix(end) for end in LABEL_SUFFIXES if stem.endswith(end)), stem)
+
+
+def check_listed(name: str) -> None:
+    """UserError for a name that a list with one a line, UTF-8, cannot hold, or whose readers would cut it."""
+    if name != name.strip() or len(name.splitlines()) > 1:
+        raise UserError(
+            f"the name {name!r} has a line break in it or a space at its end, and lists of samples have one name a "
+            "line; rename the file"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {name!r} is no UTF-8 text, which lists of samples are; rename the file") from error
 
 
 def dealt_domains(domains: Sequence[str], counts: Sequence[int], seed: int) -> list[list[str | None]]:

@@ -152,7 +152,7 @@ def noise_stream(seed: int, sample_id: str) -> torch.Generator:
 
 
 def _digest(use: str, seed: int, sample_id: str) -> bytes:
-    return hashlib.sha256(f"{use}\n{seed}\n{sample_id}".encode()).digest()
+    return hashlib.sha256(f"{use}\n{seed}\n{sample_id}".encode(errors="surrogateescape")).digest()
 
 
 def control_images(scenes: Sequence[Scene], classes: int, rescale: float) -> list[torch.Tensor]:

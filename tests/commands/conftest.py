@@ -1,4 +1,6 @@
-"""`perception classify` on the tiny backbone, and a small labelled folder for it."""
+"""`perception classify` on the tiny backbone, a small labelled folder for it, and names that are hard to handle."""
+
+import os
 
 import numpy as np
 import pytest
@@ -6,6 +8,14 @@ from PIL import Image
 
 from perception.commands.main import main
 
+ODD_NAMES = (
+    "n" * 251 + ".png",  # 255 bytes: as long as names can be
+    "n" * 250 + "m.png",
+    "ü" * 125 + ".png",
+    "line\nbreak\r.png",
+    "\x1b[2J\x9b31m\u202egnp.png",
+    os.fsdecode(b"latin-\xe9.png"),
+)
 QUICK = ("--size", "64", "--device", "cpu", "--no-progress")
 STAGES = ("--samples", "2,4", "--keep", "2,1")
 
@@ -20,6 +30,26 @@ def folder(tmp_path):
             pixels = random.integers(0, 255, (70, 80, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
     return tmp_path / "images"
+
+
+@pytest.fixture
+def odd_pictures():
+    """Function folder -> its new pictures of 64 x 64 pixels, one for each odd name."""
+
+    def draw(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, name in enumerate(ODD_NAMES):
+            pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name)
+        return ODD_NAMES
+
+    return draw
+
+
+@pytest.fixture
+def shown():
+    """Function text -> whether a terminal shows it as it is: only lines of printable characters."""
+    return lambda text: all(c.isprintable() or c == "\n" for c in text)
 
 
 @pytest.fixture

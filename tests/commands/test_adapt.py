@@ -80,3 +80,9 @@ def test_the_choices_of_the_help_are_those_of_the_library():
     adapt.add_arguments(parser)
     (objective,) = [action for action in parser._actions if action.dest == "objective"]
     assert tuple(objective.choices) == OBJECTIVES
+
+
+def test_names_of_every_kind(learn, folder, tmp_path, odd_pictures):
+    odd_pictures(folder / "cat")
+    out = tmp_path / ("t" * 243 + ".safetensors")
+    assert learn(folder, "--steps", 1, "--out", out)[0] == 0 and out.stat().st_size

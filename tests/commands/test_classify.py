@@ -396,3 +396,13 @@ def test_choices_of_the_help_are_those_of_the_library():
 def test_help_needs_no_torch():
     code = "import sys, perception.commands.classify, perception.commands.sweep; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_of_every_kind(run, folder, tmp_path, odd_pictures, shown):
+    names = odd_pictures(folder / "cat")
+    (folder / "fire_truck").rename(folder / "fire\x1b[31m truck")
+    status, told, complaint = run(folder, "--save-errors", "--error-maps", "--error-map-samples", 1)
+    assert status == 0 and shown(told) and shown(complaint) and "fire\\x1b[31m truck" in told
+    lines = {line["id"]: line for line in map(json.loads, (tmp_path / "out/manifest.jsonl").read_text().splitlines())}
+    outputs = [path for name in names for path in lines[f"cat/{name}"]["output"]]
+    assert len(set(outputs)) == 2 * len(names) and all((tmp_path / "out" / path).is_file() for path in outputs)

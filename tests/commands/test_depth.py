@@ -149,3 +149,11 @@ def test_models_of_other_kinds(depth, caption_model, depth_model, tmp_path, caps
     folder = shutil.copytree(depth_model, tmp_path / "model")
     (folder / "config.json").write_text('{"task": "referring"}')
     assert depth(model=folder) == 2 and "is a referring model; use `perception segment`" in capsys.readouterr().err
+
+
+def test_names_of_every_kind(depth, photos, tmp_path, capsys, odd_pictures, shown):
+    names = odd_pictures(photos / "odd")
+    assert depth("--npy") == 0 and shown(capsys.readouterr().out)
+    lines = {line["id"]: line for line in manifest(tmp_path / "out")}
+    outputs = [path for name in names for path in lines[f"odd/{name}"]["output"]]
+    assert len(set(outputs)) == 3 * len(names) and all((tmp_path / "out" / path).is_file() for path in outputs)

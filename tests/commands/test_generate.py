@@ -533,3 +533,23 @@ def test_a_name_that_is_no_utf8_costs_one_line(generate, maps, tmp_path, capsys)
     assert r"c\udcff_labelTrainIds.png is no UTF-8 text; rename the file" in capsys.readouterr().out
     assert len((tmp_path / "out" / "samples.txt").read_text().splitlines()) == 2
     assert generate("--dry-run") == 0
+
+
+def test_names_of_every_kind(generate, maps, tmp_path, capsys, shown):
+    odd = ("line\nbreak", "\u2028x", "car\rriage", os.fsdecode(b"\xe9"))
+    long = ("n" * 237 + "_labelTrainIds", "m" * 236 + "n_labelTrainIds")
+    for stem in ("\x1b[2J_labelTrainIds", *long, *(f"{name}_labelTrainIds" for name in odd)):
+        Image.fromarray(street(1)).save(maps / f"{stem}.png")
+    assert generate("--domains", "night,fog") == 1
+    told, out = capsys.readouterr(), tmp_path / "out"
+    assert shown(told.out + told.err) and "has a line break in it or a space at its end" in told.out
+    lines = manifest(out)
+    done = [line for line in lines if line["status"] == "done"]
+    assert (len(lines), len(done)) == (9, 5) and {f"{stem}.png" for stem in long} < {line["source"] for line in done}
+    assert (out / "samples.txt").read_text().split("\n")[:-1] == [line["id"] for line in done]
+    assert all(
+        line["output"] == [f"images/{line['id']}.png", f"labels/{line['id']}_labelTrainIds.png"] for line in done
+    )
+    assert main(["generate", "--verify", str(out)]) == 0
+    before = files(out)
+    assert generate("--domains", "night,fog") == 1 and files(out) == before

@@ -1,8 +1,9 @@
-"""Files that no job expects: other formats, pipes and devices, odd names. Each costs its manifest line, nothing else."""
+"""Files that no job expects: other formats, pipes and devices, odd names. Each costs its manifest line alone."""
 
 import ast
 import json
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -176,3 +177,127 @@ def test_a_job_says_which_file_it_waits_for(photos, tmp_path, monkeypatch, capsy
     assert [entry.item for entry in worker.prefetch(items, load, 1, 4)] == items
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"still waiting for {photos}/slow\\x1b.png after 0.05 s")
+
+
+EVERY_COMMAND = {
+    "extract": ["PHOTOS", "--taps", "mid_block"],
+    "classify": ["PHOTOS", "--classes", "a,b"],
+    "adapt": ["PHOTOS"],
+    "match": ["PHOTOS", "--captions", "c.txt"],
+    "segment": ["PHOTOS"],
+    "depth": ["PHOTOS"],
+    "generate": ["--labels", "PHOTOS", "--control", "mini-control"],
+    "score": ["PHOTOS", "--no-filter"],
+    "sweep": ["PHOTOS"],
+    "world": ["sheet"],
+}
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"], ids=["empty", "NUL"])
+@pytest.mark.parametrize("command", EVERY_COMMAND)
+def test_an_impossible_out_is_refused_by_every_command(command, name, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(photos) if word == "PHOTOS" else word for word in EVERY_COMMAND[command]]
+    with pytest.raises(SystemExit) as stop:
+        main([command, *arguments, "--out", name])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"perception {command}: error: argument --out: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize("arguments", [["segment", ""], ["store", "", "stat"], ["convert", "dit", "x.pt", ""]])
+def test_an_empty_name_is_not_this_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and "the name is empty; give the name of a file or folder" in capsys.readouterr().err
+
+
+LONG = "x" * 5000
+CONTROLLED = ["--labels", "PHOTOS", "--control", "mini-control"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extract", LONG, "--taps", "mid_block", "--out", "OUT"],
+        ["extract", "PHOTOS", "--backbone", "TINY", "--taps", "mid_block", "--size", "64", "--out", f"OUT/{LONG}"],
+        ["extract", "PHOTOS", "--backbone", f"./{LONG}", "--taps", "mid_block", "--out", "OUT"],
+        [
+            "extract",
+            "PHOTOS",
+            "--backbone",
+            "TINY",
+            "--taps",
+            "mid_block",
+            "--size",
+            "64",
+            "--store",
+            LONG,
+            "--out",
+            "OUT",
+        ],
+        ["classify", "PHOTOS", "--prompts", LONG, "--out", "OUT"],
+        ["match", "PHOTOS", "--captions", LONG, "--out", "OUT"],
+        ["segment", "PHOTOS", "--model", LONG, "--out", "OUT"],
+        ["generate", "--labels", LONG, "--control", "mini-control", "--out", "OUT"],
+        ["generate", *CONTROLLED, "--statistics", LONG, "--rare-classes", "--count", "1", "--out", "OUT"],
+        ["generate", "--verify", LONG],
+        ["score", LONG, "--no-filter", "--out", "OUT"],
+        ["score", "PHOTOS", "--class-loss", LONG, "--out", "OUT"],
+        ["sweep", LONG, "--out", "OUT"],
+        ["store", LONG, "stat"],
+        ["convert", "dit", LONG, "OUT"],
+        ["world", "objects", "--count", "1", "--out", LONG],
+        ["adapt", "PHOTOS", "--out", LONG],
+    ],
+    ids=lambda words: " ".join(word[:12] for word in words[:8]),
+)
+def test_an_overlong_path_is_one_sentence(arguments, photos, tmp_path, tiny_sd, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "images", "labels"):
+        picture(photos / name / "x.png")
+    places = {"PHOTOS": str(photos), "TINY": str(tiny_sd)}
+    assert main([places.get(word, word) for word in arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("perception: ")
+
+
+def test_what_is_printed_of_names_moves_no_cursor(photos, capsys):
+    with pytest.raises(SystemExit):
+        main(["segment", str(photos), "--out", "x", "--\x1b]0;title\x07\u202e"])
+    assert main(["segment", str(photos / "\x1b[2J\nperception: all is well")]) == 2
+    told = capsys.readouterr().err
+    assert all(character.isprintable() or character == "\n" for character in told)
+    assert "\\x1b[2J\\nperception: all is well does not exist" in told
+
+
+def test_a_limit_of_files_is_one_sentence_and_the_job_goes_on_later(extract, photos, tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        status = main(["world", "objects", "--count", "1", "--out", str(tmp_path / "objects")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = capsys.readouterr().err
+    assert status == 2 and told.count("\n") == 1 and "would be larger than files may be here" in told
+    assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("command", [["match", "--captions"], ["match", "--examples"], ["classify", "--prompts"]])
+def test_a_huge_cell_of_a_table_is_one_sentence(command, photos, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text("image,caption,prompt,classname,classidx\ngood.png," + "a" * 200_000 + ",p,c,1\n")
+    inputs = [] if "--examples" in command else [str(photos)]
+    assert main([command[0], *inputs, command[1], str(table), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "t.csv is no CSV (field larger than field limit (131072))" in told
+
+
+def test_texts_in_another_encoding_are_one_sentence(photos, tmp_path, tiny_sd, capsys):
+    (photos.parent / "sorted").mkdir()
+    for name in (os.fsdecode(b"caf\xe9"), "dog"):
+        picture(photos.parent / "sorted" / name / "a.png")
+    command = ["classify", photos.parent / "sorted", "--backbone", tiny_sd, "--device", "cpu", "--no-progress"]
+    assert main([*map(str, command), "--size", "64", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert r"the prompt 'a photo of a caf\udce9.' is no Unicode text; write it in UTF-8" in told

@@ -202,3 +202,9 @@ def test_choices_of_the_help_are_those_of_the_library():
 def test_help_needs_no_torch():
     code = "import sys, perception.commands.match; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_of_every_kind(run, folder, odd_pictures, shown):
+    odd_pictures(folder / "images")
+    status, told, _ = run(folder / "images", "--captions", folder / "captions.txt")
+    assert status == 0 and shown(told) and "line\\nbreak\\r.png" in told

@@ -1,6 +1,7 @@
 """`perception score` with a tiny ResNet head on scenes of the miniature world."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -318,7 +319,7 @@ def test_an_unfinished_set_and_another_job(score, generated, tmp_path, capsys):
         (["--objects", "pole,trafic light"], ("--no-filter",), "did you mean 'traffic light'?"),
         (["--areas", "9,4"], ("--no-filter",), "give them in rising order"),
         ([], ("--reference", "nowhere", "nothing"), "nowhere is not a folder"),
-        ([], ("--class-loss", "nowhere.json"), "nowhere.json is no class_loss.json for this head"),
+        ([], ("--class-loss", "nowhere.json"), "nowhere.json does not exist; check the path"),
         (["--model", "/nowhere"], ("--no-filter",), "/nowhere is no folder"),
         (["--size", "100"], ("--no-filter",), "multiples of 64"),
     ],
@@ -374,3 +375,18 @@ def test_dry_run_writes_nothing(score, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "items  3\n" in printed and "2 reference images of the same cost each" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_every_kind(score, tmp_path, capsys, shown):
+    scene, odd = render_scene(2, 9, "clear", (72, 96)), ("line\nbreak", "\u2028x", "end ", os.fsdecode(b"\xe9"))
+    usual = {"n" * 251, "m" * 250 + "o", "\x1b[2J"}
+    for name in (*usual, *odd):
+        write_pair(tmp_path / "plain", name, scene, "labels/{}.png")
+    assert score(folder=tmp_path / "plain") == 1
+    told, out = capsys.readouterr().out, tmp_path / "out"
+    assert shown(told) and "has a line break in it or a space at its end" in told
+    assert set((out / "accepted.txt").read_text().split("\n")[:-1]) == usual
+    rows = lines(out / "scores.jsonl")
+    assert len({row["labels_filtered"] for row in rows}) == len(usual)
+    assert all((out / row["labels_filtered"]).is_file() for row in rows)
+    assert set(json.loads((out / "sample_class_stats_dict.json").read_text())) == {r["labels_filtered"] for r in rows}

@@ -319,3 +319,23 @@ def test_the_planned_memory_is_that_of_one_image(segment, monkeypatch, capsys):
 def test_out_among_the_photos_would_be_read_the_next_time(segment, photos, capsys):
     assert segment("--out", photos) == 2
     assert "is the folder of the images, to which the job's own pictures would be added" in capsys.readouterr().err
+
+
+def test_names_of_every_kind(segment, photos, tmp_path, capsys, odd_pictures, shown):
+    names = odd_pictures(photos / "odd")
+    (photos / "odd" / "\x1b]0;bad\a.png").write_bytes(b"")
+    assert segment() == 1
+    told = capsys.readouterr()
+    assert shown(told.out) and shown(told.err) and "\\x1b]0;bad\\x07.png is empty" in told.out
+    lines = {line["id"]: line for line in manifest(tmp_path / "out") if line["status"] == "done"}
+    outputs = [path for name in names for path in lines[f"odd/{name}"]["output"]]
+    assert len(set(outputs)) == 2 * len(names) and all((tmp_path / "out" / path).is_file() for path in outputs)
+    before = files(tmp_path / "out")
+    assert segment() == 1 and files(tmp_path / "out") == before
+
+
+def test_an_image_and_a_folder_of_one_result_are_refused_before_the_job(segment, photos, tmp_path, capsys):
+    (photos / "b.jpg.png").mkdir()
+    shutil.copy(photos / "a.png", photos / "b.jpg.png" / "c.png")
+    assert segment() == 2 and not (tmp_path / "out").exists()
+    assert "the result of b.jpg would be b.jpg.png, the folder of that of b.jpg.png/c.png" in capsys.readouterr().err

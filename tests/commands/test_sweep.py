@@ -137,3 +137,10 @@ def test_out_may_lie_in_the_folder(run, folder):
     arguments = ("--taps", "latent", "--timesteps", "50", "--out", folder / "sweep")
     assert run(folder, *arguments)[0] == 0
     assert run(folder, *arguments)[0] == 0
+
+
+def test_names_of_every_kind(run, folder, odd_pictures, shown):
+    odd_pictures(folder / "light")
+    (folder / "dark" / "\x1b[2J.png").write_bytes(b"")
+    status, told, complaint = run(folder, "--taps", "latent", "--timesteps", "50", "--probe", "ridge")
+    assert status == 1 and shown(told + complaint) and "\\x1b[2J.png is empty" in complaint

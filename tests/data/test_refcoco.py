@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_missing_and_broken_files(tmp_path):
         read_references(tmp_path, "refcocog", "train", "google")
     write(tmp_path, "refcoco", "unc", [reference(1, "train", "x")], [annotation()], [IMAGE])
     (tmp_path / "refcoco/instances.json").write_text("{")
-    with pytest.raises(UserError, match=r"instances.json is no JSON .*; download it again"):
+    with pytest.raises(UserError, match=r"instances.json is no JSON .*; correct it"):
         read_references(tmp_path, "refcoco", "train")
     (tmp_path / "refcoco/instances.json").unlink()
     with pytest.raises(UserError, match=r"instances.json does not exist"):
@@ -151,3 +152,73 @@ def test_missing_and_broken_files(tmp_path):
         (tmp_path / "refcoco/refs(unc).p").write_bytes(torn)
         with pytest.raises(UserError, match="is no list of references"):
             read_references(tmp_path, "refcoco", "train")
+
+
+ODD_PICKLES = {
+    "a number": 3,
+    "texts": ["a", "b"],
+    "no list of sentences": [{**reference(1, "train", "x"), "sentences": 5}],
+    "a sentence that is a number": [{**reference(1, "train", "x"), "sentences": [{"raw": 5}]}],
+    "numbers that are texts": [{**reference(1, "train", "x"), "ref_id": "one"}],
+    "numbers of several kinds": [reference(1, "train", "x"), {**reference(1, "train", "y"), "ref_id": None}],
+    "a list for a number": [{**reference(1, "train", "x"), "image_id": [7]}],
+    "splits of several kinds": [{**reference(1, "val", "x"), "split": None}, reference(2, 3, "x")],
+}
+
+
+@pytest.mark.parametrize("content", ODD_PICKLES.values(), ids=list(ODD_PICKLES))
+def test_odd_contents_of_a_pickle_are_one_sentence(tmp_path, content):
+    write(tmp_path, "refcoco", "unc", content, [annotation()], [IMAGE])
+    with pytest.raises(UserError) as caught:
+        read_references(tmp_path, "refcoco", "train")
+    assert "refs(unc).p" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # a list, memo entry 2,147,483,647
+        b"\x80\x05\x96" + (1 << 45).to_bytes(8, "little") + b".",  # an array of 35 TB
+        b"\x80\x02}}b.",  # a state set on a dictionary
+        b"(lp0\np1\n" + b"(" * 100_000,
+        b"\x80\x02]q\x00h\x07.",
+        b"\x80\x02X\xff\xff\xff\x7f.",
+    ],
+    ids=["memo", "array", "state", "marks", "no entry", "length"],
+)
+def test_a_hostile_pickle_is_one_sentence_and_takes_no_memory(tmp_path, content):
+    write(tmp_path, "refcoco", "unc", [], [annotation()], [IMAGE])
+    (tmp_path / "refcoco/refs(unc).p").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"refs\(unc\)\.p (is no list of references|has no split 'train')"):
+        read_references(tmp_path, "refcoco", "train")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        5,
+        ["a"],
+        [[1, 2, 3]],
+        [[float("nan")] * 6],
+        [[1e300, 0, 2, 2, 3, 3, 1, float("inf")]],
+        [{}],
+        {},
+        {"counts": [1, "2"]},
+        {"counts": [-5, 53]},
+        {"counts": "\u20ac"},
+        {"counts": None},
+        None,
+    ],
+)
+def test_what_is_no_segmentation_is_one_sentence(segmentation):
+    with pytest.raises(UserError, match="the mask of it "):
+        segmentation_mask(segmentation, (6, 8), "it")
+
+
+@pytest.mark.parametrize("change", [{"height": "6"}, {"height": -6}, {"width": 1 << 40}, {"file_name": 7}])
+def test_odd_photographs_are_one_sentence(tmp_path, change):
+    write(tmp_path, "refcoco", "unc", [reference(1, "train", "x")], [annotation()], [IMAGE | change])
+    with pytest.raises(UserError, match=r"does not fit instances\.json"):
+        read_references(tmp_path, "refcoco", "train")

@@ -1,8 +1,11 @@
 """Folders of images and label maps: the index and its error sentences."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from perception.data.overlay import colour_labels, overlay_labels
 from perception.data.segmentation_folder import check_labels, labelled_images, read_labels
@@ -74,6 +77,65 @@ def test_damaged_label_maps_are_one_sentence(tmp_path, monkeypatch, error):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match=r"a.png cannot be read \(broken chunk\); replace the file"):
+        read_labels(tmp_path / "a.png")
+
+
+def _grey_png(bits, ids):
+    """The bytes of a PNG of one row with `bits` of grey per pixel."""
+    packed = int("".join(f"{value:0{bits}b}" for value in ids).ljust(8, "0"), 2)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", len(ids), 1, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes((0, packed)))),
+    )
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (*chunks, (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (np.array([[0, 1.5]], np.float32), r"float32 values such as 1\.5"),
+        (np.array([[0, np.nan]], np.float32), "float32 values such as nan"),
+        (np.array([[0, -1]], np.int32), "int32 values such as -1"),
+        (np.array([[0, 256, 65535]], np.uint16), "uint16 values such as 256, 65535"),
+    ],
+)
+def test_values_that_are_no_class_ids_are_refused(tmp_path, values, shown):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=rf"a\.tif holds {shown}; every pixel must be a whole class id from 0 to 254"):
+        read_labels(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint16, np.uint8])
+def test_exact_class_ids_pass_whatever_their_type(tmp_path, dtype):
+    Image.fromarray(np.array([[0, 18, 255]], dtype)).save(tmp_path / "a.tif")
+    labels = read_labels(tmp_path / "a.tif")
+    assert labels.dtype == np.uint8 and labels.tolist() == [[0, 18, 255]]
+
+
+def test_signed_bytes_are_not_taken_for_255(tmp_path):
+    signed = TiffImagePlugin.ImageFileDirectory_v2()
+    signed[ExifTags.Base.SampleFormat] = 2
+    for name, last in (("bad.tif", 255), ("good.tif", 127)):  # -1 as a byte
+        Image.fromarray(np.array([[0, last]], np.uint8)).save(tmp_path / name, tiffinfo=signed)
+    with pytest.raises(UserError, match=r"bad\.tif holds int8 values such as -1"):
+        read_labels(tmp_path / "bad.tif")
+    assert read_labels(tmp_path / "good.tif").tolist() == [[0, 127]]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_ids_that_pillow_would_scale_are_refused(tmp_path, bits):
+    (tmp_path / "a.png").write_bytes(_grey_png(bits, [0, 1]))
+    with pytest.raises(UserError, match=rf"a\.png has {bits} bits of grey per pixel; save it with 8 bits"):
+        read_labels(tmp_path / "a.png")
+
+
+def test_a_lossy_label_map_is_refused(tmp_path):
+    Image.new("L", (16, 16)).save(tmp_path / "a.png", "JPEG")
+    with pytest.raises(UserError, match=r"a\.png cannot be read as BMP, PNG, TIFF"):
         read_labels(tmp_path / "a.png")
 
 

@@ -1,8 +1,10 @@
 """The Ray engine on a cluster of two CPUs: the same bytes as one process, whatever happens to its workers."""
 
+import json
 import os
 import pickle
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -194,3 +196,32 @@ def test_workers_take_ranks_that_nobody_has_or_had(tmp_path):
 def test_prompt_errors_travel_between_processes():
     error = pickle.loads(pickle.dumps(PromptTooLongError("too many tokens")))
     assert error.fact == "too many tokens" and str(error).count("shorten it") == 1
+
+
+LISTENING = """
+import os, sys
+from pathlib import Path
+import psutil
+from perception.engine import Item, JobOptions, Outcome, run_job
+
+class Looking:
+    fingerprint = "looking"
+    def prepare(self, item):
+        return item.id
+    def __call__(self, batch):
+        driver = psutil.Process(int(os.environ["DRIVER"]))
+        heard = []
+        for process in (driver, *driver.children(recursive=True)):
+            heard += [c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"]
+        return [Outcome({"heard": sorted(set(heard)), "sockets": len(heard)}) for _ in batch]
+
+os.environ["DRIVER"] = str(os.getpid())
+run_job([Item("a", None)], Looking, JobOptions(Path(sys.argv[1]), engine="ray", progress=False))
+"""
+
+
+def test_a_cluster_of_its_own_is_heard_on_this_machine_alone(tmp_path):
+    command = [sys.executable, "-c", LISTENING, str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (line,) = map(json.loads, (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
+    assert line["sockets"] >= 3 and {ip.removeprefix("::ffff:") for ip in line["heard"]} == {"127.0.0.1"}

@@ -160,3 +160,16 @@ def test_masks_take_the_nearest_pixel() -> None:
     mask[0, ::8, ::8] = True
     assert mask_on_latents(mask, (4, 4))[0].all()
     assert not mask_on_latents(mask, (4, 4))[1].any()
+
+
+def test_only_whole_numbers_are_class_ids() -> None:
+    exact = check_label_map(np.array([[0, 18], [255, 3]], np.int64), 19)
+    assert exact.dtype == np.uint8 and exact.tolist() == [[0, 18], [255, 3]]
+    for wrong in (np.full((4, 4), -1, np.int16), np.full((4, 4), 300, np.uint16), np.full((4, 4), np.nan, np.float32)):
+        with pytest.raises(UserError, match="every pixel must be a whole class id"):
+            check_label_map(wrong, 19)
+    with pytest.raises(UserError, match="no whole numbers; expected class ids"):
+        one_hot(np.full((4, 4), 0.5, np.float32), 19)
+    given = torch.full((2, 2), 255)
+    one_hot(given, 19)
+    assert given.eq(255).all()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones.ldm_names import vae_ldm_names, with_shape
+from perception.data.files import fresh_folder
 from perception.engine.convert.layouts import LAYOUTS, VAE, Layout, check_task, is_junk
 from perception.engine.convert.networks import TARGETS, Target
 from perception.engine.convert.reading import Checkpoint, read_checkpoint
@@ -125,7 +126,7 @@ def _check_encoder(checkpoint: Checkpoint, encoder: Mapping[str, Tensor], backbo
 
 def _write(out: Path, save: Callable[[Path], object]) -> None:
     """All files of the folder, or none."""
-    fresh = out.with_name(f".{out.name}.new")
+    fresh = fresh_folder(out)
     shutil.rmtree(fresh, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(fresh)

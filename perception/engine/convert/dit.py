@@ -15,6 +15,7 @@ from torch import Tensor
 from perception.backbones.dit_names import check_positions, dit_config, dit_weights
 from perception.backbones.loading import autoencoder_of
 from perception.backbones.validation import Component
+from perception.data.files import fresh_folder
 from perception.engine.convert.reading import read_checkpoint
 from perception.errors import UserError
 
@@ -77,7 +78,7 @@ def build(weights: dict[str, Tensor], config: dict[str, Any], file: Path) -> DiT
 
 def _write(out: Path, model: DiTTransformer2DModel, vae: Component, names: Sequence[str] | None) -> None:
     """All files of the folder, or none."""
-    fresh = out.with_name(f".{out.name}.new")
+    fresh = fresh_folder(out)
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh / "transformer")
     config = fresh / "transformer" / "config.json"

@@ -126,7 +126,7 @@ class FixedCrop(BaseTransform):
 
 def view_generator(seed: int, image_id: str, view: int) -> np.random.Generator:
     """The random numbers of one view of one image."""
-    digest = hashlib.sha256(f"{seed}\n{image_id}\n{view}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\n{image_id}\n{view}".encode(errors="surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
