@@ -185,9 +185,9 @@ def _passed_over(tree: ast.AST) -> set[int]:
                 skipped += [node.returns] if node.returns else []
         elif isinstance(node, ast.arg | ast.AnnAssign):
             skipped += [node.annotation] if node.annotation else []
-        elif isinstance(node, ast.keyword) and node.arg == "strict":
-            skipped.append(node)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        elif (isinstance(node, ast.keyword) and node.arg == "strict") or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
             skipped.append(node)
     return {id(inner) for node in skipped for inner in ast.walk(node)}
 

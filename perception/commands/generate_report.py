@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from perception.data.files import write_atomic
+from perception.data.files import write_changed
 from perception.engine.generated import check_samples
 from perception.engine.manifest import DONE, missing_outputs, read_manifest
 from perception.errors import printable
@@ -39,7 +39,5 @@ def finish(out: Path, vocabulary: Vocabulary) -> list[str]:
             f"left out: {len(gone)} samples of earlier runs whose files are gone, first {printable(next(iter(gone)))}"
         )
     for name, content in (files | samples_file(here)).items():  # the list comes last: with it the set is complete
-        path = out / name
-        if not path.exists() or path.read_bytes() != content:
-            write_atomic(path, content)
+        write_changed(out / name, content)
     return lines

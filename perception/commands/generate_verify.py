@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perception.data.files import file_hash
-from perception.data.picture_files import open_picture
+from perception.data.picture_files import DAMAGED, open_picture
 from perception.engine.generated import check_samples, listed_ids, set_classes
 from perception.engine.manifest import DONE, manifest_path, missing_outputs, part_paths, read_manifest
 from perception.errors import UserError, printable
@@ -72,10 +72,15 @@ def _belonging(root: Path, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _sample_problems(root: Path, record: Mapping[str, Any], classes: int) -> list[str]:
     damaged = [text for path in record["output"] if (text := _file_problem(root / path, record["hashes"][path]))]
-    return [f"{record['id']}: {text}" for text in damaged or _fit_problems(root, record, classes)]
+    try:
+        return [f"{record['id']}: {text}" for text in damaged or _fit_problems(root, record, classes)]
+    except DAMAGED as error:
+        return [f"{record['id']}: image or label map is damaged ({error}); delete it and run the job again"]
 
 
 def _file_problem(path: Path, expected: str) -> str | None:
+    if path.exists() and not path.is_file():
+        return f"{path.name} is no regular file; delete it and run the job again"
     try:
         whole = file_hash(path) == expected
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perception.commands.score_job import FILTERED_PLACE, SCORE
 from perception.commands.score_pairs import FilePair
 from perception.commands.score_reference import FILE, Reference, check_rows, totals
-from perception.data.files import write_atomic
+from perception.data.files import write_changed
 from perception.engine.manifest import DONE, encode_line, read_manifest
 from perception.generation.catalogue import CARD, statistics_files
 from perception.generation.filter_card import FilterFacts, filter_card
@@ -62,9 +62,7 @@ def finish(setup: Setup, reference: Reference | None, out: Path) -> list[str]:
         files["prompts.json"] = _json(report.to_json())
         lines.append(report.render())
     for name, content in files.items():
-        path = out / name
-        if not path.exists() or path.read_bytes() != content:
-            write_atomic(path, content)
+        write_changed(out / name, content)
     return lines
 
 

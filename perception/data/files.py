@@ -140,6 +140,12 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
         file.writelines([content] if isinstance(content, bytes) else content)
 
 
+def write_changed(path: Path, content: bytes) -> None:
+    """`write_atomic`, unless the file holds these bytes already."""
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
 def file_hash(path: str | Path, most: int | None = None) -> str:
     """SHA-256 (hex) of the bytes that a regular file has when it is opened, read in blocks.
 

@@ -24,6 +24,7 @@ from perception.generation.catalogue import SAMPLES
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
 
 ACCEPTED, FILTERED_LABELS = "accepted.txt", "labels_filtered/{}_labelTrainIds.png"  # of `perception score`
+_PLACES = (IMAGE_PLACE, LABEL_PLACE)
 _SAMPLE = {  # fields of a finished sample's manifest line that others read
     "source": str,
     "domain": (str, None),
@@ -110,7 +111,7 @@ def is_sample(record: Mapping[str, Any], classes: int) -> bool:
     model, licences = record["model"], record["licences"]
     return (
         set(record["class_pixels"]) <= set(map(str, range(classes)))
-        and set(record["output"]) == set(record["hashes"])
+        and set(record["hashes"]) == set(record["output"]) == {place.format(record["id"]) for place in _PLACES}
         and len(model["controls"]) == len(model["control_fingerprints"]) == len(licences["controls"])
         and ("autoencoder" not in licences or isinstance(model.get("vae"), str))
         and _is_text(json.dumps(record, ensure_ascii=False))

@@ -13,8 +13,9 @@ from PIL import Image
 
 from perception.data.files import fitting
 from perception.data.overlay import overlay_labels
-from perception.data.picture_files import open_picture
+from perception.data.picture_files import DAMAGED, open_picture
 from perception.data.pictures import png_bytes
+from perception.errors import UserError
 from perception.generation.labels import Vocabulary, colour_picture
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
 
@@ -74,11 +75,20 @@ def preview_sheet(
 
 def _cell(root: Path, record: Record, vocabulary: Vocabulary, height: int) -> np.ndarray:
     """RGB uint8 [height, W, 3]."""
-    with open_picture(root / IMAGE_PLACE.format(record["id"])) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    with open_picture(root / LABEL_PLACE.format(record["id"])) as image:
-        labels = np.asarray(image)
+    pixels = _pixels(root / IMAGE_PLACE.format(record["id"]), "RGB")
+    labels = _pixels(root / LABEL_PLACE.format(record["id"]), "L")
     palette = palette_of(vocabulary)
     strip = np.concatenate([pixels, colour_picture(labels, palette), overlay_labels(pixels, labels, palette, 0.5)], 1)
     size = (max(1, round(strip.shape[1] * height / strip.shape[0])), height)
     return np.asarray(Image.fromarray(strip).resize(size, Image.Resampling.BILINEAR))
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    """A picture of the set. Raises UserError where the file is damaged."""
+    try:
+        with open_picture(path) as image:
+            return np.asarray(image.convert(mode))
+    except UserError:
+        raise
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run the job again to make it anew") from error

@@ -1,11 +1,15 @@
-"""`perception classify` on the tiny backbone, a small labelled folder for it, and names that are hard to handle."""
+"""`perception classify` on the tiny backbone, a small labelled folder for it, a small job of every command, odd names."""
 
+import functools
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_jobs import tiny_jobs
 
+from perception.backbones import load_backbone
 from perception.commands.main import main
 
 ODD_NAMES = (
@@ -63,3 +67,32 @@ def run(tiny_sd, tmp_path, capsys):
         return status, printed.out, printed.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def tiny_commands(tmp_path_factory) -> dict[str, list[str]]:
+    """Command lines of one small job of every command that writes files, without --out."""
+    return tiny_jobs(tmp_path_factory.mktemp("tiny") / "in")
+
+
+@pytest.fixture(scope="session")
+def finished_job(tiny_commands, tmp_path_factory):
+    """Function name -> the output folder of that job, run once; read only."""
+    folders: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name) / "out"
+            assert main([*tiny_commands[name], "--out", str(folders[name])]) == 0
+        return folders[name]
+
+    return of
+
+
+@pytest.fixture
+def keep_models(monkeypatch):
+    """Function after which backbones are loaded once for all commands of a process: they are frozen."""
+    return lambda: monkeypatch.setattr("perception.backbones.load_backbone", _load_once)
+
+
+_load_once = functools.cache(load_backbone)
