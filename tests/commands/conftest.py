@@ -1,4 +1,4 @@
-"""`perception classify` on the tiny backbone, a small labelled folder for it, a small job of every command, odd names."""
+"""`perception classify` on the tiny backbone, a small labelled folder, a small job of every command, and odd names."""
 
 import functools
 import os
