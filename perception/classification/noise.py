@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Protocol
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from perception.backbones import sample_noise
 from perception.classification.schedule import Sample
+from perception.data.inputs import UNREADABLE
 from perception.errors import UserError
 
 
@@ -78,7 +78,7 @@ def read_noise(path: Path) -> SharedNoise:
         raise UserError(f"the noise file {path} does not exist; check the path")
     try:
         noise = _READERS[path.suffix](path)
-    except _BROKEN as error:
+    except (*UNREADABLE, SafetensorError) as error:
         raise UserError(f"cannot read the noise file {path} ({error}); save the tensor anew") from error
     if not isinstance(noise, Tensor):
         raise UserError(f"the noise file {path} holds a {type(noise).__name__}; save one bare tensor in it")
@@ -103,8 +103,3 @@ def _read_safetensors(path: Path) -> Tensor:
 
 
 _READERS = {".npy": _read_npy, ".pt": _read_pt, ".safetensors": _read_safetensors}
-# what numpy, torch and safetensors raise on damaged files; torch's restricted unpickler trips over its own stack
-_BROKEN = (
-    *(OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, UnpicklingError, SafetensorError),
-    MemoryError,
-)

@@ -65,7 +65,7 @@ def read_numbers(path: Path) -> list[int]:
     """Whole numbers of a .npy file, or of a text file with one per line. Raises UserError for anything else."""
     import numpy as np
 
-    from perception.data.inputs import read_input
+    from perception.data.inputs import UNREADABLE, read_input
 
     content = io.BytesIO(read_input(path, "the subset "))
     try:
@@ -73,7 +73,7 @@ def read_numbers(path: Path) -> list[int]:
         if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
             raise ValueError(f"its values are {values.dtype}, not all of them whole numbers")
         numbers = values.reshape(-1).astype(np.int64)
-    except (OSError, EOFError, ValueError, MemoryError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is no list of image numbers ({error}); give .npy or one number per line") from error
     if not (numbers == values.reshape(-1)).all():
         raise UserError(f"{path} holds numbers that are not whole; give the positions of images in the set")

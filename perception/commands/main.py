@@ -94,8 +94,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _of_system(error: OSError) -> str | None:
     """One sentence for what the system refuses, where it says of which file; the disk may be full without that."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"No space left ({error.filename or 'disk full'}): free space and run the same command again."
+    if "temporary directory" in str(error):  # of tempfile, where nothing can be written in any
+        return f"{error.strerror}; free space there, or name a folder in TMPDIR."
     if error.filename is None:
         return None
     return f"{error.filename} cannot be used ({error.strerror}); check the path and its permissions."

@@ -77,6 +77,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise UserError(f"{path} is a device or a pipe, which a file would replace; choose another output.")
         name = fitting(path.name, _TEMP_BYTES)
         temporary = path.with_name(f".{name}.{_host()}-{os.getpid()}-{next(_counter)}{TEMP_SUFFIX}")
         try:

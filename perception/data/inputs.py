@@ -9,7 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import os
+import pickle
 import stat
+import struct
+import tokenize
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +21,12 @@ from perception.data.documents import parse_json
 from perception.errors import UserError
 
 MOST_BYTES = 2 << 30  # of a file that is read whole; the largest image that Pillow opens has 1.4 GB of pixels
+UNREADABLE = (
+    *(AttributeError, ArithmeticError, AssertionError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError),
+    zipfile.BadZipFile,
+)
+"""What numpy and torch's restricted unpickler raise on damaged files, which trips over its own stack."""
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def label_files(folder: str | Path) -> dict[str, Path]:
     found = {
         key.as_posix(): path
         for key, path in sorted(paths.items())
-        if not any(part.startswith(".") for part in key.parts) and path.is_file()
+        if not any(part.startswith(".") for part in key.parts) and not os.path.isdir(path)
     }
     named = {key: path for key, path in found.items() if path.stem.endswith(LABEL_SUFFIXES[-1])}
     if not found:

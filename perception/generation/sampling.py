@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,9 @@ class LabelCounts:
 
 def read_statistics(rows: Iterable[Mapping[str, Any]]) -> list[LabelCounts]:
     """The rows of a `sample_class_stats.json`: {"<class id>": pixels, ..., "file": path}."""
-    return [LabelCounts(row["file"], {int(k): int(v) for k, v in row.items() if k != "file"}) for row in rows]
+    return [
+        LabelCounts(os.fspath(row["file"]), {int(k): int(v) for k, v in row.items() if k != "file"}) for row in rows
+    ]
 
 
 def statistics_rows(statistics: Iterable[LabelCounts]) -> list[dict[str, Any]]:

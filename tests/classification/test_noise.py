@@ -1,5 +1,8 @@
 """Noise: a function of (seed, image, timestep, trial), or rows of a file."""
 
+import random
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +75,22 @@ def test_noise_that_does_not_fit(tmp_path):
         SharedNoise(torch.zeros(3, 8))
     with pytest.raises(UserError, match=r"need \(5 or more, 4, 8, 8\)"):
         SharedNoise(torch.zeros(4, *SHAPE)).check(5, SHAPE)
+
+
+def test_a_damaged_noise_file_is_one_sentence(tmp_path):
+    draw, noise = random.Random(0), torch.zeros(1, 4, 8, 8)
+    np.save(tmp_path / "n.npy", noise.numpy())
+    torch.save(noise, tmp_path / "n.pt", _use_new_zipfile_serialization=False)
+    save_file({"noise": noise}, tmp_path / "n.safetensors")
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(60):
+            content, place = bytearray(whole), draw.randrange(300)
+            content[place : place + draw.randrange(3)] = draw.randbytes(draw.randrange(1, 4))
+            path.write_bytes(content)
+            with suppress(UserError):
+                read_noise(path)
+    huge = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }"
+    (tmp_path / "n.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + huge.encode().ljust(117) + b"\n")
+    with pytest.raises(UserError, match=r"cannot read the noise file .*n\.npy \(Unable to allocate"):
+        read_noise(tmp_path / "n.npy")

@@ -540,12 +540,14 @@ def test_names_of_every_kind(generate, maps, tmp_path, capsys, shown):
     long = ("n" * 237 + "_labelTrainIds", "m" * 236 + "n_labelTrainIds")
     for stem in ("\x1b[2J_labelTrainIds", *long, *(f"{name}_labelTrainIds" for name in odd)):
         Image.fromarray(street(1)).save(maps / f"{stem}.png")
+    os.mkfifo(maps / "pipe_labelTrainIds.png")
     assert generate("--domains", "night,fog") == 1
     told, out = capsys.readouterr(), tmp_path / "out"
     assert shown(told.out + told.err) and "has a line break in it or a space at its end" in told.out
     lines = manifest(out)
     done = [line for line in lines if line["status"] == "done"]
-    assert (len(lines), len(done)) == (9, 5) and {f"{stem}.png" for stem in long} < {line["source"] for line in done}
+    assert next(line["reason"] for line in lines if line["id"] == "pipe_0").count("is a pipe") == 1
+    assert (len(lines), len(done)) == (10, 5) and {f"{stem}.png" for stem in long} < {line["source"] for line in done}
     assert (out / "samples.txt").read_text().split("\n")[:-1] == [line["id"] for line in done]
     assert all(
         line["output"] == [f"images/{line['id']}.png", f"labels/{line['id']}_labelTrainIds.png"] for line in done

@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from perception.data.files import NoSpaceError, file_hash, orphaned_temps, replacing_folder, write_atomic
+from perception.data.files import (
+    NameTooLongError,
+    NoSpaceError,
+    file_hash,
+    fitting,
+    orphaned_temps,
+    replacing,
+    replacing_folder,
+    write_atomic,
+)
 from perception.errors import UserError
 
 
@@ -69,3 +78,46 @@ write_atomic(Path(sys.argv[1]) / "x.bin", b"half")
     living.write_bytes(b"")
     (tmp_path / ".foreign.tmp").write_bytes(b"")
     assert orphaned_temps(tmp_path) == [orphan]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 251 + ".bin", "ü" * 127, "日" * 85, os.fsdecode(b"\xff" * 255)])
+def test_names_of_255_bytes_are_written_and_their_temporaries_found(tmp_path, name):
+    write_atomic(tmp_path / name, b"1")
+    with pytest.raises(KeyError), replacing(tmp_path / name) as beside:
+        beside.write_bytes(b"half")
+        raise KeyError
+    with replacing(tmp_path / name) as beside:
+        beside.write_bytes(b"2")
+        dead = beside.with_name(beside.name.replace(f"-{os.getpid()}-", "-4194304-"))  # above the largest process id
+        dead.write_bytes(b"")
+        assert orphaned_temps(tmp_path) == [dead]
+    with replacing_folder(tmp_path / name[:-1]) as fresh:
+        (fresh / "a").write_bytes(b"3")
+    assert (tmp_path / name).read_bytes() == b"2" and (tmp_path / name[:-1] / "a").read_bytes() == b"3"
+
+
+def test_a_name_that_is_too_long_is_cut_and_stays_different():
+    short, first, second = "a/b.png", "x/" + "n" * 300 + ".jpg.png", "x/" + "n" * 299 + "m.jpg.png"
+    cut = fitting(first)
+    assert fitting(short) == short and fitting(cut) == cut and cut != fitting(second)
+    assert len(cut) == 2 + 255 and cut.startswith("x/nnn") and cut.endswith(".png")
+    assert len(os.fsencode(fitting("日" * 100, 30))) in range(222, 226)
+
+
+def test_a_path_that_is_too_long_is_one_sentence(tmp_path):
+    with pytest.raises(NameTooLongError, match="is too long a name for the file system; choose a shorter one"):
+        write_atomic(tmp_path / "/".join(["n" * 200] * 30), b"1")
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a device or a pipe, which a file would replace"):
+        write_atomic(tmp_path / "pipe", b"1")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_above_the_limit_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EFBIG))
+    with pytest.raises(NoSpaceError, match=r"x\.bin would be larger than files may be here; raise the limit"):
+        write_atomic(tmp_path / "x.bin", b"1")
+    assert not list(tmp_path.iterdir())

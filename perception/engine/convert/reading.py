@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from perception.data.inputs import UNREADABLE
 from perception.errors import UserError
 
 _CONTAINERS = ("state_dict", "model")  # where mmcv and the reference's own scripts put the weights
@@ -41,7 +41,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a dictionary of weights")
     inside = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
-    odd = sorted(str(key) for key, value in inside.items() if not isinstance(value, Tensor))
+    odd = sorted(str(key) for key, value in inside.items() if not (isinstance(key, str) and isinstance(value, Tensor)))
     if odd or not inside:
         raise UserError(
             f"{path} holds no weights under {' or '.join(_CONTAINERS)}, and what is no tensor among its own entries:"
@@ -56,7 +56,7 @@ def _load(path: Path) -> Any:
         with safe_globals(_HARMLESS):
             mapped = zipfile.is_zipfile(path)  # the old format cannot be mapped into memory
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         code = _pickled_code(path)
         if code:
             raise UserError(
@@ -73,7 +73,7 @@ def _pickled_code(path: Path) -> list[str]:
     try:
         with safe_globals(_HARMLESS):
             return sorted(get_unsafe_globals_in_checkpoint(path))
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError):
+    except UNREADABLE:
         return []
 
 

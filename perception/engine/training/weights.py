@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
+from perception.data.inputs import UNREADABLE
 from perception.engine.convert.layouts import UNET
 from perception.engine.training.artifact import fingerprint_of
 from perception.engine.training.check import find_type
@@ -37,13 +37,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a .pth file or the folder WORK_DIR/model")
-    if not zipfile.is_zipfile(path):  # torch.save writes a zip; its directory stands at the end, so a torn one is none
-        raise UserError(f"{path} is no checkpoint, or a torn one; train again or copy it again")
     try:
+        if not zipfile.is_zipfile(path):  # torch.save writes a zip; its directory stands at the end: a torn one is none
+            raise UserError(f"{path} is no checkpoint, or a torn one; train again or copy it again")
         with torch.serialization.safe_globals(get_torch_safe_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} is no checkpoint of mmengine with plain tensors ({reason}); train again") from error
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,21 @@ def test_other_content(file, tmp_path):
     (tmp_path / "other.pth").write_bytes(pickle.dumps({"a": 1}, protocol=4))
     with pytest.raises(UserError, match=r"other\.pth"):
         read_checkpoint(tmp_path / "other.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_damaged_checkpoint_is_one_sentence(file):
+    draw = random.Random(0)
+    path = file({"state_dict": WEIGHTS, "meta": {"CLASSES": ["a"]}}, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for _ in range(150):
+        content, place = bytearray(whole), draw.randrange(500)
+        content[place : place + draw.randrange(3)] = draw.randbytes(draw.randrange(1, 4))
+        path.write_bytes(content)
+        with suppress(UserError):
+            read_checkpoint(path)
+
+
+def test_names_that_are_no_texts_are_one_sentence(file):
+    with pytest.raises(UserError, match="what is no tensor among its own entries"):
+        read_checkpoint(file({("a", 1): torch.zeros(1)}))
