@@ -72,6 +72,7 @@ def _read(path: Path, truth: str | None) -> tuple[tuple[str, ...], Recorded]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"cannot read the errors in {path} ({error}); classify that image again") from error
     names = tuple(dict.fromkeys(classes))
-    ids = tuple(names.index(name) for name in classes)
-    known = None if truth is None else names.index(truth)
+    number = {name: c for c, name in enumerate(names)}
+    ids = tuple(number[name] for name in classes)
+    known = None if truth is None else number[truth]
     return names, Recorded(errors, tuple(timesteps.tolist()), ids, known, None if rows is None else tuple(rows))
