@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 
 from perception.allocator import keep_freed_memory
+
+# C0, DEL, C1; line and paragraph separators; marks, embeddings, overrides and isolates of writing direction; surrogates
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NEXT_LINE = "\n  "  # between the parts of a long message
 
 
 class UserError(ValueError):
@@ -26,13 +31,27 @@ class PromptTooLongError(UserError):
         return type(self), (self.fact,)
 
 
+def printable(text: str) -> str:
+    """Text on one line that a terminal shows as it is: what moves its cursor, colours it or turns it round is escaped.
+
+    Names of files go through this before they are printed; "\\x1b[2J" in one would clear the screen. Bytes that are no
+    text in the file system's encoding come as "\\udc80" to "\\udcff".
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def told(error: UserError) -> str:
+    """The sentence of an error as it is printed; its further lines stay lines."""
+    return _NEXT_LINE.join(map(printable, str(error).split(_NEXT_LINE)))
+
+
 def exit_status(tool: str, work: Callable[[], object], again: str = "run the same command again to continue") -> int:
     """Do the work of a script in tools/: 0, else one sentence on stderr and 2 (bad input) or 130 (Ctrl-C)."""
     keep_freed_memory()
     try:
         work()
     except UserError as error:
-        print(f"{tool}: {error}", file=sys.stderr)
+        print(f"{tool}: {told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{tool}: interrupted; {again}", file=sys.stderr)

@@ -40,6 +40,12 @@ class StoredRows:
 
 
 def _stacked(entries: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in entry.items()} for entry in entries]
+    if any(kind != kinds[0] for kind in kinds):
+        raise UserError(
+            "Entries of the store differ in the names, shapes or types of their tensors, which one model and one spec "
+            "do not give; find the damaged shards with `perception store STORE verify`."
+        )
     with torch.autocast("cpu", enabled=False):  # it knows no float16, the dtype of the store
         return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 

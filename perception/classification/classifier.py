@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -17,7 +17,7 @@ from perception.classification.few_shot import ClassTokens
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.prompts import PromptSet
-from perception.classification.race import Candidate, Race, Track
+from perception.classification.race import Candidate, ImageRace, Key, RaceSetup, Requests, race_together
 from perception.classification.schedule import StoppingRule, evaluations
 from perception.classification.scoring import DenoisingErrors
 from perception.classification.screening import Screened, Screening, Screens
@@ -77,10 +77,10 @@ class DiffusionClassifier(nn.Module):
         self.learned = learned
         self.score = DenoisingErrors(backbone, loss, rows, share)
         self.candidates, self.condition = _candidates(backbone, prompts, pool)
-        self.track = Track(self.score, self.candidates, rule, self.blocks, learned)
+        self.setup = RaceSetup(self.candidates, rule, self.blocks, learned)
         self.screening = None
         if screens is not None:
-            self.screening = Screening(backbone, self.track, self.condition, screens)
+            self.screening = Screening(backbone, self.setup, self.condition, screens)
         if tokens is not None:
             owners = {row: c.class_id for c in self.candidates for row in c.rows}
             with torch.no_grad():
@@ -104,7 +104,6 @@ class DiffusionClassifier(nn.Module):
             )
         return results
 
-    @torch.inference_mode()
     def classify_latents(
         self,
         latents: Tensor,  # clean, [B, C, h, w]
@@ -117,22 +116,43 @@ class DiffusionClassifier(nn.Module):
 
         Raises UserError when the screens need small images or rankings and there are none.
         """
-        noise = noise or SeededNoise()
-        with self.score.remembered(self.condition):
-            if self.screening is None:
-                return [self._result(race) for race in self.track.run(latents, image_ids, self.condition, noise)]
-            if small is None and self.screening.small is not None:
-                raise UserError("the screening round needs the images at a smaller size; pass their latents as `small`")
-            first = latents if small is None else small
-            screened = self.screening(first, image_ids, self.condition, noise, rankings)
-            starters = [each.starters for each in screened]
-            races = self.track.run(latents, image_ids, self.condition, noise, starters)
-        return [replace(self._result(race), screened=each) for race, each in zip(races, screened, strict=True)]
+        count = len(image_ids)
+        smaller = [None] * count if small is None else small
+        ranked = [None] * count if rankings is None else rankings
+        each = zip(latents, image_ids, smaller, ranked, strict=True)
+        entrants = ((i, self.race(*image)) for i, image in enumerate(each))
+        results = dict(filter(None, self.stream(entrants, noise, count)))
+        return [results[i] for i in range(count)]
 
-    def _result(self, race: Race) -> Classification:
+    def stream(
+        self,
+        entrants: Iterable[tuple[Key, Requests[Classification]]],  # asked for one by one, as places become free
+        noise: NoiseSource | None = None,  # `SeededNoise(0)` unless given
+        together: int = 32,  # most images in the race at a time
+    ) -> Iterator[tuple[Key, Classification] | None]:
+        """Race images made by `race`, each under a key of the caller's; see `race_together` for what is yielded."""
+        return race_together(self.score, self.condition, noise or SeededNoise(), entrants, together)
+
+    def race(
+        self,
+        latent: Tensor,  # clean, [C, h, w]
+        image_id: str,  # seeds the noise
+        small: Tensor | None = None,  # latent of the same image at a smaller size, for `Screens.small_samples`
+        ranking: Sequence[int] | None = None,  # classes, best first, for `Screens.ranked`
+    ) -> Requests[Classification]:
+        """Everything that one image needs to be classified: its screening rounds, if any, then its race."""
+        if self.screening is None:
+            return self._result((yield from self.setup.race(latent, image_id)), None)
+        if small is None and self.screening.small is not None:
+            raise UserError("the screening round needs the images at a smaller size; pass their latents as `small`")
+        screened = yield from self.screening.screen(latent if small is None else small, image_id, ranking)
+        return self._result((yield from self.setup.race(latent, image_id, screened.starters)), screened)
+
+    def _result(self, race: ImageRace, screened: Screened | None) -> Classification:
         table, means = race.table, tuple(race.table.means().tolist())
         if not table.alive:
-            return Classification("", -1, -1, means, None, table.evaluations, race.alive, (), str(race.stop), table)
+            spent, stop = table.evaluations, str(race.stop)
+            return Classification("", -1, -1, means, None, spent, race.alive, (), stop, table, screened=screened)
         winner = table.alive[0]
         class_id = self.candidates[winner].class_id
         rivals = [c for c, other in enumerate(self.candidates) if other.class_id != class_id]
@@ -148,6 +168,7 @@ class DiffusionClassifier(nn.Module):
             stop=race.stop or "all samples used",
             table=table,
             probabilities=tuple(self.learned.probabilities(table).tolist()) if self.learned else None,
+            screened=screened,
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.classification.scoring import DenoisingErrors
+from perception.data.documents import conforms, parse_json
 from perception.data.files import write_atomic
 from perception.errors import UserError
 
@@ -128,8 +129,10 @@ def load_class_tokens(path: Path, names: Sequence[str]) -> ClassTokens:
     """
     try:
         with safe_open(path, "pt") as file:
-            stored, start = json.loads(file.metadata()["classes"]), file.get_tensor("embedding")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            stored, start = parse_json((file.metadata() or {})["classes"]), file.get_tensor("embedding")
+        if not conforms(stored, [str]):
+            raise ValueError("its classes are no names")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} holds no learned class tokens ({error}); train them anew") from error
     if stored != list(names):
         raise UserError(f"{path} has tokens of {', '.join(stored[:8])}, but the classes are {', '.join(names[:8])}")

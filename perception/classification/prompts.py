@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+from perception.data.inputs import read_table, read_text
 from perception.errors import UserError
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -175,14 +175,9 @@ def read_prompts(source: str | Path, templates: Sequence[str] | None = None) -> 
     for templates beside a .csv.
     """
     path = Path(source)
-    if not path.is_file():
+    if not os.path.exists(path) or path.is_dir():
         return prompt_table(str(source), templates)
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read the prompt file {path} ({error}); it must be a readable UTF-8 text file"
-        ) from error
+    text = read_text(path, "the prompt file ")
     if not text.strip():
         raise UserError(f"the prompt file {path} is empty; give it at least two classes")
     if path.suffix.lower() != ".csv":
@@ -191,18 +186,18 @@ def read_prompts(source: str | Path, templates: Sequence[str] | None = None) -> 
         raise UserError(
             f"the prompts of {path} are whole sentences, so templates have no place in them; leave them out"
         )
-    return _from_csv(path, text)
+    return _from_csv(path)
 
 
-def _from_csv(path: Path, text: str) -> PromptSet:
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+def _from_csv(path: Path) -> PromptSet:
+    columns, table = read_table(path, "the prompt file ")
+    missing = [column for column in _COLUMNS if column not in columns]
     if missing:
         raise UserError(
             f"the prompt file {path} has no column {' and no column '.join(missing)}; "
             f"its first line must be {','.join(_COLUMNS)}"
         )
-    rows = [(row["prompt"] or "", (row["classname"] or "").strip(), _index(path, row)) for row in reader]
+    rows = [(row["prompt"] or "", (row["classname"] or "").strip(), _index(path, row)) for row in table]
     names: dict[int, str] = {}
     prompts: dict[int, list[str]] = {}
     for prompt, name, index in rows:
@@ -217,9 +212,9 @@ def _from_csv(path: Path, text: str) -> PromptSet:
     return PromptSet(tuple(prompt for prompt, _, _ in rows), classes, distinct, tuple(names))
 
 
-def _index(path: Path, row: dict[str, str]) -> int:
+def _index(path: Path, row: Mapping[str, str | None]) -> int:
     try:
-        return int(row["classidx"])
+        return int(row["classidx"] or "")
     except (TypeError, ValueError):
         raise UserError(
             f"the prompt file {path} has the classidx {row['classidx']!r} for {row['prompt']!r}; "

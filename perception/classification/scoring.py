@@ -65,6 +65,7 @@ class DenoisingErrors(nn.Module):
         self.share = share
         self.recompute = recompute
         self.calls = 0  # of the denoiser so far
+        self.evaluations = 0  # rows of these calls
         self._texts = RowTables(alone=True)  # a job that was resumed makes them for other images
         self._times = RowTables(_TIMESTEPS, alone=True)
 
@@ -125,13 +126,17 @@ class DenoisingErrors(nn.Module):
             parts.append(self._call(*drawn, condition, samples[rows] - first, candidates[rows]))
         return torch.cat(parts)
 
+    def first_call(self, total: int) -> int:
+        """How many of `total` rows the first denoiser call takes."""
+        return self._cut(total, self.rows)[0].stop if total else 0
+
     def _cut(self, total: int, most: int) -> list[slice]:
         """As few slices as possible, of like length: two calls of 20 rows take less time than one of 30 and one of 10.
 
         Full ones first where the calls are compiled, which fills each up to a power of two.
         """
         if self.backbone.is_compiled and not self.share:
-            return [slice(start, start + most) for start in range(0, total, most)]
+            return [slice(start, min(start + most, total)) for start in range(0, total, most)]
         calls = math.ceil(total / most)
         return [slice(start, end) for start, end in pairwise(total * i // calls for i in range(calls + 1))]
 
@@ -145,6 +150,7 @@ class DenoisingErrors(nn.Module):
         self, x0: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, samples: Tensor, candidates: Tensor
     ) -> Tensor:
         self.calls += 1
+        self.evaluations += len(samples)
         x_t, rows = self.backbone.noise(x0, timesteps, noise), sent(samples, x0.device)
         inputs = x_t[rows], timesteps[samples], condition[candidates]
         if self.share and len(samples) > len(x0):

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.classification.label_tree import LabelTree, class_vectors, label_tree
-from perception.classification.noise import NoiseSource
-from perception.classification.race import Race, Track
+from perception.classification.race import ImageRace, RaceSetup, Requests
 from perception.classification.schedule import Block, Exhaustive
 from perception.errors import UserError
 from perception.metrics.classification import race_ranking
@@ -57,45 +56,42 @@ class Screening:
     screen never decides: at least two classes race.
     """
 
-    def __init__(self, backbone: DiffusionBackbone, track: Track, condition: Condition, screens: Screens) -> None:
-        self.small: Track | None = None
+    def __init__(self, backbone: DiffusionBackbone, setup: RaceSetup, condition: Condition, screens: Screens) -> None:
+        self.small: RaceSetup | None = None
         if screens.small_samples is not None:
-            self.small = replace(track, blocks=_first_blocks(track.blocks, screens.small_samples))
-            if len(track.blocks) == 1:
-                raise UserError(f"the method {track.rule.name} has no rounds, so no smaller image can go first")
-        self.classes = 1 + max(candidate.class_id for candidate in track.candidates)
+            self.small = replace(setup, blocks=_first_blocks(setup.blocks, screens.small_samples))
+            if len(setup.blocks) == 1:
+                raise UserError(f"the method {setup.rule.name} has no rounds, so no smaller image can go first")
+        self.classes = 1 + max(candidate.class_id for candidate in setup.candidates)
         self.keep = min(screens.preselect or self.classes, self.classes)
         self.ranked = screens.ranked
         self.tree: LabelTree | None = None
         if self.keep < self.classes and not self.ranked:
             rule = Exhaustive(screens.tree_samples)
-            self.medoids = replace(track, rule=rule, blocks=rule.blocks(backbone.num_train_timesteps))
-            owners = {row: candidate.class_id for candidate in track.candidates for row in candidate.rows}
+            self.medoids = replace(setup, rule=rule, blocks=rule.blocks(backbone.num_train_timesteps))
+            owners = {row: candidate.class_id for candidate in setup.candidates for row in candidate.rows}
             vectors = class_vectors(backbone, condition, [owners[row] for row in range(len(condition))])
             self.tree = label_tree(vectors)
-        self.candidates = track.candidates
+        self.candidates = setup.candidates
 
-    def __call__(
+    def screen(
         self,
-        latents: Tensor,  # [B, C, h, w], of the small image if that is asked for, else of the whole one
-        image_ids: Sequence[str],
-        condition: Condition,
-        noise: NoiseSource,
-        rankings: Sequence[Sequence[int]] | None = None,  # classes of each image, best first, for `Screens.ranked`
-    ) -> list[Screened]:
-        """Screen images. Raises UserError when ranked classes are asked for and there are none."""
-        found = [Screened(self._of(range(self.classes)))] * len(image_ids)
+        latent: Tensor,  # [C, h, w], of the small image if that is asked for, else of the whole one
+        image_id: str,
+        ranking: Sequence[int] | None = None,  # classes, best first, for `Screens.ranked`
+    ) -> Requests[Screened]:
+        """Screen one image. Raises UserError when ranked classes are asked for and there are none."""
+        found = Screened(self._of(range(self.classes)))
         if self.ranked:
-            if rankings is None:
+            if ranking is None:
                 raise UserError("the preselection needs the classes of every image ranked; pass them as `rankings`")
-            found = [Screened(self._of(each[: self.keep]), tuple(each)) for each in rankings]
+            found = Screened(self._of(ranking[: self.keep]), tuple(ranking))
         if self.tree is not None:
-            starters = [self._of(self.tree.medoids)] * len(image_ids)
-            races = self.medoids.run(latents, image_ids, condition, noise, starters)
-            found = [self._expanded(self.tree, race) for race in races]
+            race = yield from self.medoids.race(latent, image_id, self._of(self.tree.medoids))
+            found = self._expanded(self.tree, race)
         if self.small is not None:
-            races = self.small.run(latents, image_ids, condition, noise, [each.starters for each in found])
-            found = [self._survived(each, race) for each, race in zip(found, races, strict=True)]
+            race = yield from self.small.race(latent, image_id, found.starters)
+            found = self._survived(found, race)
         return found
 
     def most_costs(self) -> list[int]:
@@ -121,24 +117,24 @@ class Screening:
         wanted = set(classes)
         return tuple(c for c, candidate in enumerate(self.candidates) if candidate.class_id in wanted)
 
-    def _expanded(self, tree: LabelTree, race: Race) -> Screened:
+    def _expanded(self, tree: LabelTree, race: ImageRace) -> Screened:
         """The best clusters, until there are enough classes."""
         if not race.table.alive:
             return Screened(())
         order = tree.ranked(self._ranked(race))
         return Screened(self._of(order[: self.keep]), order, tree_evaluations=race.table.evaluations)
 
-    def _survived(self, before: Screened, race: Race) -> Screened:
+    def _survived(self, before: Screened, race: ImageRace) -> Screened:
         order = dict.fromkeys([*self._ranked(race), *before.order])
         starters = tuple(sorted({*race.table.alive, *_rival(race)}))
         return replace(before, starters=starters, order=tuple(order), small_evaluations=race.table.evaluations)
 
-    def _ranked(self, race: Race) -> list[int]:
+    def _ranked(self, race: ImageRace) -> list[int]:
         classes = [candidate.class_id for candidate in self.candidates]
         return race_ranking(race.alive, race.table.means().tolist(), classes)
 
 
-def _rival(race: Race) -> tuple[int, ...]:
+def _rival(race: ImageRace) -> tuple[int, ...]:
     """The runner-up of another class, where only one class is left."""
     table = race.table
     if len({table.classes[c] for c in table.alive}) != 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from perception.data.inputs import read_text
 from perception.errors import UserError
 
 _PHOTOS = (
@@ -74,12 +76,9 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
     checked where it is filled (`class_prompts`).
     """
     path = Path(source)
-    if not path.is_file():
+    if not os.path.exists(path) or path.is_dir():
         return template_set(str(source))
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the template file {path} ({error}); it must be a UTF-8 text file") from error
+    lines = read_text(path, "the template file ").splitlines()
     templates = tuple(line.strip() for line in lines if line.strip())
     if not templates:
         raise UserError(f"the template file {path} is empty; give it a sentence with {{}} per line")

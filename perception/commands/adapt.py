@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
-from perception.commands.common import add_backbone_arguments, load_backbone_from, positive_int
+from perception.commands.common import a_path, add_backbone_arguments, load_backbone_from, positive_int
 from perception.commands.extract import size_pair
 from perception.errors import UserError
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
     add_backbone_arguments(parser)
     group = parser.add_argument_group("job")
-    group.add_argument("--out", type=Path, required=True, metavar="FILE", help="new .safetensors file of the tokens")
+    group.add_argument("--out", type=a_path, required=True, metavar="FILE", help="new .safetensors file of the tokens")
     group.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
 
@@ -92,7 +92,7 @@ def _learn(args: argparse.Namespace, comparison: Comparison, losses: list[float]
 
         def tell(step: int, loss: float) -> None:
             losses.append(loss)
-            advance(1)
+            advance(1, 0)
 
         return fit_class_tokens(
             backbone,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
 from perception.commands.classify_rules import add_rule_arguments, chosen_rule
 from perception.commands.classify_screens import add_screen_arguments, chosen_screens
 from perception.commands.common import (
+    a_path,
     add_backbone_arguments,
     add_denoiser_arguments,
     add_job_arguments,
@@ -85,15 +85,15 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "--border", type=int, metavar="PX", help="cut from each side of the file first (default: 0; objectnet: 2)"
     )
     group.add_argument(
-        "--noise", type=Path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w] for all images, not --seed"
+        "--noise", type=a_path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w] for all images, not --seed"
     )
     group.add_argument(
-        "--class-tokens", type=Path, metavar="FILE", help="what `perception adapt` has learned from a few images"
+        "--class-tokens", type=a_path, metavar="FILE", help="what `perception adapt` has learned from a few images"
     )
     add_denoiser_arguments(group)
     group.add_argument(
         "--calibration",
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="OUT of a run on a few labelled images with --save-errors: adds calibrated probabilities",
     )

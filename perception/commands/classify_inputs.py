@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import comma_list
+from perception.commands.common import a_name, comma_list
 from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset, refuse_without_dataset
 from perception.errors import UserError
 
@@ -31,7 +31,7 @@ class Comparison:
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, a data set, and the classes."""
-    parser.add_argument("images", nargs="*", metavar="IMAGES", help="image files or folders")
+    parser.add_argument("images", nargs="*", type=a_name, metavar="IMAGES", help="image files or folders")
     add_dataset_arguments(parser)
     group = parser.add_argument_group("classes (without any: one per sub-folder of IMAGES, with evaluation)")
     choice = group.add_mutually_exclusive_group()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +21,12 @@ from perception.classification.few_shot import load_class_tokens
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
+from perception.classification.race import Requests
 from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
+from perception.commands.classify_report import is_answer
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.engine.extraction import image_size
@@ -33,7 +35,8 @@ from perception.engine.jobs import Outcome
 from perception.errors import UserError
 from perception.metrics.classification import race_ranking
 
-MOST_RANKED = 5  # classes of an image in its manifest line
+MOST_RANKED = 5  # classes in the ranking of a manifest line
+MOST_SHOWN = 10  # candidates and classes whose numbers are in a manifest line; --save-errors writes those of all
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,20 @@ class Sample(NamedTuple):
     clip: torch.Tensor | None = None  # [3, S, S] as CLIP sees it
 
 
-class ImageClassifier:
-    """Predictor of the classify job (see perception.engine.jobs.Predictor).
+class _Entered(NamedTuple):
+    """An image whose race is on."""
 
-    The images of a batch race together and share denoiser calls: their answers do not depend on the batch, the last
-    digits of their errors may. One by one every call is a function of one image alone.
+    sample: Sample
+    latent: torch.Tensor  # clean, [C, h, w]
+    clip: ClipRanking | None
+    race: Requests[Classification]
+
+
+class ImageClassifier:
+    """Predictor of the classify job (see perception.engine.jobs.StreamingPredictor).
+
+    Images that race together share denoiser calls: their answers do not depend on each other, the last digits of their
+    errors may. One by one every call is a function of one image alone.
     Raises UserError for sizes the backbone cannot take and for a noise file that does not fit.
     """
 
@@ -101,6 +113,7 @@ class ImageClassifier:
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
         self.prompts = o.prompts
+        self._names = frozenset(o.prompts.names)
         self.border = o.border
         self.save_errors = o.save_errors
         self.options = _settings(options, self.size, crop)
@@ -122,31 +135,53 @@ class ImageClassifier:
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
-        pixels = torch.stack([sample.pixels for sample in batch])
-        with torch.inference_mode():
-            latents = self.classifier.backbone.encode(pixels)  # [B, C, h, w]
-            smaller = [sample.small for sample in batch if sample.small is not None]
-            small = self.classifier.backbone.encode(torch.stack(smaller)) if smaller else None
-        ranked = self.clip([sample.clip for sample in batch if sample.clip is not None]) if self.clip else None
-        rankings = None if ranked is None else [each.classes for each in ranked]
-        ids = [sample.noise_id for sample in batch]
-        results = self.classifier.classify_latents(latents, ids, self.noise, small, rankings)
-        told: Sequence[ClipRanking | None] = ranked or [None] * len(batch)
-        return [self._outcome(*each) for each in zip(batch, latents, results, told, strict=True)]
+        outcomes = dict(filter(None, self.stream(enumerate(batch), len(batch))))
+        return [outcomes[place] for place in range(len(batch))]
 
-    def _outcome(
-        self, sample: Sample, latent: torch.Tensor, result: Classification, clip: ClipRanking | None
-    ) -> Outcome:
+    def stream(self, samples: Iterable[tuple[int, Sample]], together: int) -> Iterator[tuple[int, Outcome] | None]:
+        """Classify prepared images as they come; each is told when it is decided (see StreamingPredictor)."""
+        racing: dict[int, _Entered] = {}
+
+        def entrants() -> Iterator[tuple[int, Requests[Classification]]]:
+            for place, sample in samples:
+                entered = racing[place] = self._enter(sample)
+                yield place, entered.race
+
+        for decided in self.classifier.stream(entrants(), self.noise, together):
+            if decided is None:
+                yield None
+            else:
+                place, result = decided
+                yield place, self._outcome(racing.pop(place), result)
+
+    def spent(self) -> int:
+        """Denoiser evaluations of all images so far."""
+        return self.classifier.score.evaluations
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes, about its classes."""
+        return is_answer(record, self._names)
+
+    @torch.inference_mode()
+    def _enter(self, sample: Sample) -> _Entered:
+        encode = self.classifier.backbone.encode
+        latent = encode(sample.pixels[None])[0]  # [C, h, w]
+        small = None if sample.small is None else encode(sample.small[None])[0]
+        clip = None if self.clip is None or sample.clip is None else self.clip([sample.clip])[0]
+        ranking = None if clip is None else clip.classes
+        return _Entered(sample, latent, clip, self.classifier.race(latent, sample.noise_id, small, ranking))
+
+    def _outcome(self, entered: _Entered, result: Classification) -> Outcome:
         if not result.survivors:
             return Outcome({"errors": float("nan")})  # which makes a failed line
-        record = self._record(result) | self._preselected(clip)
-        if result.probabilities is not None:
-            record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
+        sample = entered.sample
+        record = self._record(result) | self._preselected(entered.clip)
         if sample.truth is not None:
             record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
         files = {f"errors/{sample.id}.safetensors": self._errors(result)} if self.save_errors else {}
         if self.maps is not None and result.margin is not None:
-            record["map_evaluations"], files[f"error_maps/{sample.id}.png"] = self._map(sample, latent, result)
+            record["map_evaluations"], picture = self._map(sample, entered.latent, result)
+            files[f"error_maps/{sample.id}.png"] = picture
         return Outcome(record, files)
 
     def _map(self, sample: Sample, latent: torch.Tensor, result: Classification) -> tuple[int, bytes]:
@@ -159,34 +194,47 @@ class ImageClassifier:
         return len(maps) * len(self.maps.samples), overlay_png(sample.pixels, rival - winner)
 
     def _record(self, result: Classification) -> dict[str, Any]:
-        candidates, margin = self.classifier.candidates, result.margin
-        ranking = race_ranking(result.alive, result.errors, [c.class_id for c in candidates])
-        seen = [c for c, count in enumerate(result.table.counts) if count]
+        candidates, margin, names = self.classifier.candidates, result.margin, self.prompts.names
+        order = race_ranking(result.alive, result.errors, range(len(candidates)))
+        ranking = list(dict.fromkeys(candidates[c].class_id for c in order))
         if result.screened is not None:
             ranking = list(dict.fromkeys([*ranking, *result.screened.order]))
+        best = sorted(order[:MOST_SHOWN])
         return {
             "label": result.label,
             "class_index": self.prompts.indices[result.class_id],
             "prompt": candidates[result.candidate].name,
-            "errors": {candidates[c].name: result.errors[c] for c in seen},
-            "samples": {candidates[c].name: result.table.counts[c] for c in seen},
+            "errors": {candidates[c].name: result.errors[c] for c in best},
+            "samples": {candidates[c].name: result.table.counts[c] for c in best},
             "evaluations": result.evaluations,
             **_screened(result),
-            "runner_up": None if margin is None else self.prompts.names[candidates[margin.rival].class_id],
+            "runner_up": None if margin is None else names[candidates[margin.rival].class_id],
             "margin": None if margin is None else margin.mean,
             "margin_se": None if margin is None or margin.samples < 2 else margin.standard_error,
-            "ranking": [self.prompts.names[c] for c in ranking[:MOST_RANKED]],
+            "ranking": [names[c] for c in ranking[:MOST_RANKED]],
             "rounds": len(result.alive) - 1,
-            "survivors": [candidates[c].name for c in result.survivors],
+            "survivors": [candidates[c].name for c in result.survivors[:MOST_SHOWN]],
             "stop": result.stop,
+            **self._probabilities(result, ranking),
         }
 
+    def _probabilities(self, result: Classification, ranking: Sequence[int]) -> dict[str, Any]:
+        """Of the best classes, by name; nothing without a calibration."""
+        if result.probabilities is None:
+            return {}
+        best = sorted(ranking[:MOST_SHOWN])
+        return {"probabilities": {self.prompts.names[c]: result.probabilities[c] for c in best}}
+
     def _preselected(self, clip: ClipRanking | None) -> dict[str, Any]:
-        """The classes that CLIP lets through, best first, with their similarity to the image."""
+        """The positions of the classes that CLIP lets through, best first, and the similarities of the first few."""
         if clip is None or self.clip is None or self.classifier.screening is None:
             return {}
-        best = list(zip(clip.classes, clip.similarities, strict=True))[: self.classifier.screening.keep]
-        return {"preselected_by": self.clip.name, "preselected": {self.prompts.names[c]: s for c, s in best}}
+        shown = zip(clip.classes[:MOST_SHOWN], clip.similarities, strict=False)
+        return {
+            "preselected_by": self.clip.name,
+            "preselected": list(clip.classes[: self.classifier.screening.keep]),
+            "similarities": {self.prompts.names[c]: similarity for c, similarity in shown},
+        }
 
     def _errors(self, result: Classification) -> bytes:
         """Errors [C, N] (NaN: not evaluated), timestep [N] and noise index [N] of every sample."""
@@ -203,7 +251,7 @@ class ImageClassifier:
         }
         rows = [len(c.rows) for c in candidates]  # of one sample
         names |= {"rows": json.dumps(rows)} if max(rows) > 1 else {}
-        return save(tensors, names)
+        return _ordered(save(tensors, names))
 
     def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
         if options.noise is None:
@@ -217,6 +265,14 @@ class ImageClassifier:
         stride = backbone.latent_stride
         noise.check(samples, (backbone.latent_channels, self.size[0] // stride, self.size[1] // stride))
         return noise
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with the keys of its header in order: the library writes metadata in a random one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at multiples of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def default_crop(backbone: DiffusionBackbone) -> str:
@@ -257,6 +313,7 @@ def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dic
         "noise": f"seed {options.seed}" if options.noise is None else _file_hash(options.noise),
         "save_errors": options.save_errors,
         "ranking": MOST_RANKED,
+        "shown": MOST_SHOWN,
         **({"class_indices": _digest(options.prompts.indices)} if options.prompts.is_numbered else {}),
         **({"error_map_samples": options.error_maps} if options.error_maps else {}),
         **({"calibration": repr(options.learned)} if options.learned else {}),

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from perception.classification.replay import Recorded
-from perception.engine.manifest import DONE, read_manifest
+from perception.data.documents import conforms, parse_json
+from perception.engine.folder import change, read_settings
+from perception.engine.manifest import DONE, read_manifest, strange_line
 from perception.errors import UserError
 
 _DECISIVE = ("prompts", "classes", "loss", "pool", "size", "crop", "class_tokens")  # options that scale the errors
@@ -24,15 +27,8 @@ def job_fingerprint(backbone: str, options: Mapping[str, Any]) -> str:
 
 def check_same_errors(folder: Path, backbone: str, options: Mapping[str, Any]) -> None:
     """UserError unless the job of `folder` measured what a job with this backbone and these options measures."""
-    path = folder / "job.json"
-    try:
-        job = json.loads(path.read_bytes())
-        old, fingerprint = dict(job["options"]), job["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not readable as the settings of a job; run the calibration again") from error
-    differing = [
-        f"{key} = {old.get(key)!r} (now {options.get(key)!r})" for key in _DECISIVE if old.get(key) != options.get(key)
-    ]
+    fingerprint, old = read_settings(folder)
+    differing = [change(key, old, options) for key in _DECISIVE if old.get(key) != options.get(key)]
     if not differing and fingerprint != job_fingerprint(backbone, old):
         differing = ["another backbone or dtype"]
     if differing:
@@ -55,6 +51,8 @@ def read_recorded(out: Path) -> tuple[tuple[str, ...], list[Recorded]]:
     names: tuple[str, ...] = ()
     images = []
     for record in records:
+        if not conforms(record, {"truth?": (str, None)}):
+            raise strange_line(out, record["id"])
         saved = [path for path in record["output"] if path.startswith("errors/")]
         if not saved:
             raise UserError(f"{out} holds no errors; run `perception classify` with --method exhaustive --save-errors")
@@ -66,13 +64,24 @@ def read_recorded(out: Path) -> tuple[tuple[str, ...], list[Recorded]]:
 def _read(path: Path, truth: str | None) -> tuple[tuple[str, ...], Recorded]:
     try:
         with safe_open(path, "pt") as file:
-            classes: list[str] = json.loads(file.metadata()["classes"])
-            rows = json.loads(file.metadata().get("rows", "null"))
+            told = file.metadata() or {}
+            classes, rows = parse_json(told["classes"]), parse_json(told.get("rows", "null"))
             errors, timesteps = file.get_tensor("errors"), file.get_tensor("timesteps")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        names = _checked_names(classes, rows, errors, timesteps, truth)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"cannot read the errors in {path} ({error}); classify that image again") from error
-    names = tuple(dict.fromkeys(classes))
     number = {name: c for c, name in enumerate(names)}
     ids = tuple(number[name] for name in classes)
     known = None if truth is None else number[truth]
     return names, Recorded(errors, tuple(timesteps.tolist()), ids, known, None if rows is None else tuple(rows))
+
+
+def _checked_names(classes: Any, rows: Any, errors: Tensor, timesteps: Tensor, truth: str | None) -> tuple[str, ...]:
+    """The names of the classes. Raises ValueError where the parts of a file do not fit together."""
+    count = len(classes) if conforms(classes, [str]) else 0
+    fits = errors.is_floating_point() and errors.shape == (count, *timesteps.shape) and timesteps.dim() == 1
+    if not count or not fits or not conforms(rows, ([int], None)) or (rows is not None and len(rows) != count):
+        raise ValueError("its classes, errors and timesteps do not fit together")
+    if truth is not None and truth not in classes:
+        raise ValueError(f"there is no class {truth!r}")
+    return tuple(dict.fromkeys(classes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ import torch
 
 from perception.classification.prompts import PromptSet
 from perception.commands.results import finished, listing
+from perception.data.documents import conforms
 from perception.data.files import write_atomic
 from perception.engine.items import Item
+from perception.engine.manifest import strange_line
 from perception.metrics.calibration import Calibration
 from perception.metrics.classification import LEGIBLE, ClassificationMetrics, confusion_picture, format_table
 
@@ -23,6 +25,24 @@ _EVALUATIONS = {
     "screen_evaluations": "{:.1f} before it on the small image",
     "map_evaluations": "and {:.1f} for its error map",
 }
+ANSWER = {  # fields of a manifest line that are read here
+    "label": str,
+    "ranking": [str],
+    "margin": (float, None),
+    "margin_se": (float, None),
+    "runner_up": (str, None),
+    **{kind if kind == "evaluations" else f"{kind}?": int for kind in _EVALUATIONS},
+    "probabilities?": {str: float},
+    "preselected?": [int],
+}
+
+
+def is_answer(record: Mapping[str, Any], names: Container[str]) -> bool:
+    """Whether the line of a finished image has what `perception classify` writes, about classes of these names."""
+    if not conforms(record, ANSWER) or not record["ranking"]:
+        return False
+    told = [record["label"], *record["ranking"]]
+    return all(name in names for name in told) and record["label"] in record.get("probabilities", told)
 
 
 class Answer(NamedTuple):
@@ -34,11 +54,11 @@ class Answer(NamedTuple):
     preselected: bool | None  # whether CLIP let the true class into the race; None where it was not asked
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], truth: int, names: Sequence[str], number: Mapping[str, int]) -> Answer:
-        """Of a manifest record; `number` holds the position of each of the `names`."""
+    def of(cls, record: Mapping[str, Any], truth: int, number: Mapping[str, int]) -> Answer:
+        """Of a manifest record; `number` holds the position of each class name."""
         ranking = tuple(number[name] for name in record["ranking"])
         confidence = record["probabilities"][record["label"]] if "probabilities" in record else None
-        preselected = names[truth] in record["preselected"] if "preselected" in record else None
+        preselected = truth in record["preselected"] if "preselected" in record else None
         return cls(truth, ranking, confidence, preselected)
 
 
@@ -56,12 +76,14 @@ def report(
     told: list[tuple[str, str]] = []
     spent: Counter[str] = Counter()
     answers = []
-    for record in finished(out, truths):
+    for record in finished(out, truths, ANSWER):
+        if not is_answer(record, number):
+            raise strange_line(out, record["id"])
         told.append((record["id"], f"{record['label']}{_lead(record)}"))
         spent.update({kind: record.get(kind, 0) for kind in _EVALUATIONS})
         truth = truths[record["id"]]
         if truth is not None:
-            answers.append(Answer.of(record, truth, names, number))
+            answers.append(Answer.of(record, truth, number))
     if not told:
         return ""
     parts = [listing(told), [evaluations_line(spent, len(told))]]

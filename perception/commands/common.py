@@ -46,12 +46,12 @@ def add_denoiser_arguments(group: argparse._ArgumentGroup) -> None:
 def add_job_arguments(
     parser: argparse.ArgumentParser, *, batch_size: int | None = 8, chosen: str | None = None
 ) -> None:
-    """--out, --batch-size, --engine, --workers, --seed, --dry-run, --no-progress, --ray-...
+    """--out, --batch-size, --engine, --workers, --seed, --commit-seconds, --dry-run, --no-progress, --ray-...
 
     `chosen` says in words what the command takes where `batch_size` is None.
     """
     group = parser.add_argument_group("job")
-    group.add_argument("--out", type=Path, help="output folder; the same command again resumes")
+    group.add_argument("--out", type=a_path, help="output folder; the same command again resumes")
     group.add_argument(
         "--batch-size", type=positive_int, default=batch_size, help=f"items per step (default: {chosen or batch_size})"
     )
@@ -60,6 +60,13 @@ def add_job_arguments(
     )
     group.add_argument("--workers", type=positive_int, default=2, help="threads that read images (default: 2)")
     group.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    group.add_argument(
+        "--commit-seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="finished items are safe from kill -9 after so long (default: 5; extract: with their shard)",
+    )
     group.add_argument("--dry-run", action="store_true", help="print what the job would cost, and stop")
     group.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
     ray = parser.add_argument_group("--engine ray")
@@ -71,7 +78,7 @@ def add_job_arguments(
     ray.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster (default: one of this machine alone)")
 
 
-def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0, batch_size: int | None = None) -> JobOptions:
+def job_options(args: argparse.Namespace, *, batch_size: int | None = None) -> JobOptions:
     """The job options of parsed arguments; `batch_size` stands in for that of the arguments.
 
     Raises UserError without --out.
@@ -85,7 +92,7 @@ def job_options(args: argparse.Namespace, *, commit_seconds: float = 0.0, batch_
         workers=args.workers,
         progress=args.progress,
         seed=args.seed,
-        commit_seconds=commit_seconds,
+        commit_seconds=args.commit_seconds,
         ray=_ray_options(args),
     )
 
@@ -126,6 +133,20 @@ def show_summary(summary: JobSummary) -> int:
     if summary.rank == 0:
         print(summary.render())
     return summary.exit_code
+
+
+def a_path(text: str) -> Path:
+    """An argparse type: the name of a file or folder; "" (an unset variable of the shell) is not taken for "."."""
+    return Path(a_name(text))
+
+
+def a_name(text: str) -> str:
+    """An argparse type: as `a_path`, but as text."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; give the name of a file or folder")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} holds a NUL byte, which no file has in its name; check the path")
+    return text
 
 
 def positive_int(text: str) -> int:

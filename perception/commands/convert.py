@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from perception.commands.common import comma_list, positive_int
+from perception.commands.common import a_path, comma_list, positive_int
 from perception.errors import UserError
 
 SUMMARY = "turn a published VPD or DiT checkpoint into a model folder"
@@ -27,8 +26,8 @@ DIT_VAE = "stabilityai/sd-vae-ft-ema"  # of the published DiTs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """TASK, FILE, OUT, --backbone, --classes; --vae, --heads, --names."""
     parser.add_argument("task", choices=tuple(_OPENED_BY), help="what the checkpoint is for")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the .pth or .pt file; code in it is never run")
-    parser.add_argument("out", type=Path, metavar="OUT", help="new folder: config.json, model.safetensors, README.md")
+    parser.add_argument("file", type=a_path, metavar="FILE", help="the .pth or .pt file; code in it is never run")
+    parser.add_argument("out", type=a_path, metavar="OUT", help="new folder: config.json, model.safetensors, README.md")
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -87,7 +86,6 @@ def _names(source: str) -> list[str]:
         from perception.classification.prompts import prompt_table
 
         return list(prompt_table(source).names)
-    try:
-        return [line.strip() for line in Path(source).read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the class names in {source} ({error}); give a text file or 'imagenet'") from error
+    from perception.data.inputs import read_text
+
+    return [line.strip() for line in read_text(source, "the class names in ").splitlines() if line.strip()]

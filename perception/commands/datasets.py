@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import positive_int
+from perception.commands.common import a_path, positive_int
 from perception.engine.items import Item
 from perception.errors import UserError
 
@@ -26,10 +27,10 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="aircraft, caltech101, cifar10, cifar100, eurosat, fashion_mnist, flowers, folder, food, imagenet, "
         "imagenet-a, imagenet-v2, mnist, objectnet, pets, stl10",
     )
-    group.add_argument("--root", type=Path, metavar="DIR", help="folder that holds the data set")
+    group.add_argument("--root", type=a_path, metavar="DIR", help="folder that holds the data set")
     group.add_argument("--download", action="store_true", help="fetch it into DIR first")
     group.add_argument("--per-class", type=positive_int, metavar="N", help="only the first N images of each class")
-    group.add_argument("--subset", type=Path, metavar="FILE", help=".npy or text file of image numbers of the set")
+    group.add_argument("--subset", type=a_path, metavar="FILE", help=".npy or text file of image numbers of the set")
 
 
 def refuse_without_dataset(args: argparse.Namespace) -> None:
@@ -64,10 +65,13 @@ def read_numbers(path: Path) -> list[int]:
     """Whole numbers of a .npy file, or of a text file with one per line. Raises UserError for anything else."""
     import numpy as np
 
+    from perception.data.inputs import read_input
+
+    content = io.BytesIO(read_input(path, "the subset "))
     try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        values = np.load(content, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(content, ndmin=1)
         numbers = values.reshape(-1).astype(np.int64)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise UserError(f"{path} is no list of image numbers ({error}); give .npy or one number per line") from error
     if not (numbers == values.reshape(-1)).all():
         raise UserError(f"{path} holds numbers that are not whole; give the positions of images in the set")

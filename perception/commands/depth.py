@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.common import add_job_arguments, job_options, positive_int
+from perception.commands.common import a_name, add_job_arguments, job_options, positive_int
 from perception.commands.models import Artifact, add_model_arguments, load_network, place, read_artifact
 from perception.errors import UserError
 
@@ -25,7 +25,7 @@ AUTO = "auto"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, what the model is told, how it is averaged, what is written, the model, and the shared options."""
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files or folders")
+    parser.add_argument("images", nargs="+", type=a_name, metavar="IMAGES", help="image files or folders")
     group = parser.add_argument_group("method")
     told = group.add_mutually_exclusive_group()
     told.add_argument(
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if artifact.task != "depth":
         raise UserError(f"{artifact.folder} is a {artifact.task} model; use `perception segment`, or a depth model.")
     _check_told(artifact, args.room, args.text)
-    from perception.commands.depth_job import depth_line
+    from perception.commands.depth_job import DEPTH_RECORD, depth_line
     from perception.commands.results import plan_files, run_files
     from perception.engine.items import check_out, image_items
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(plan_files(build(), items, args.out).render())
         return 0
-    return run_files(items, build, job_options(args), depth_line)
+    return run_files(items, build, job_options(args), depth_line, DEPTH_RECORD)
 
 
 def _check_told(artifact: Artifact, room: str | None, text: str | None) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from perception.commands.results import fingerprint, picture_name, read_picture
+from perception.data.documents import conforms
 from perception.data.pictures import depth_colours, depth_millimetres, png_bytes
 from perception.depth.predictor import DepthPredictor
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 
+DEPTH_RECORD = {"size": [int, int], "min": float, "median": float, "max": float}
 _UNKNOWN = -1  # class id of a room that is not known
 
 
@@ -55,6 +57,10 @@ class DepthFiles:
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Estimate pictures, one by one, so that a result does not depend on its neighbours."""
         return [self._one(sample) for sample in batch]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes."""
+        return conforms(record, DEPTH_RECORD)
 
     def _room(self, item: Item) -> int:
         """The first room that is part of 'FOLDER_FILE', as in the published model."""

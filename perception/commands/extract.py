@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.common import (
     DTYPES,
+    a_name,
+    a_path,
     add_backbone_arguments,
     add_job_arguments,
     comma_ints,
@@ -30,12 +31,11 @@ SUMMARY = "write features of images into a store, for training, probing and your
 EXAMPLES = """perception extract --list-taps
 perception extract photos/ --taps up_blocks.1,up_blocks.2 --timesteps 50,200 --out runs/features
 torchrun --nproc-per-node 8 -m perception extract photos/ --taps up_blocks.1 --engine torchrun --out runs/features"""
-_COMMIT_SECONDS = 5.0  # a shard and its manifest lines at least this often
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """INPUT..., what to extract, and the shared options."""
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image files and folders (recursive)")
+    parser.add_argument("inputs", nargs="*", type=a_name, metavar="INPUT", help="image files and folders (recursive)")
     group = parser.add_argument_group("features")
     group.add_argument(
         "--taps", type=comma_list, default=(), help="names from --list-taps, such as up_blocks.1,mid_block"
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fit", choices=("crop", "squash"), default="crop", help="cut the centre or distort (default: crop)"
     )
-    group.add_argument("--store", type=Path, help="a store shared by several jobs (default: OUT itself)")
+    group.add_argument("--store", type=a_path, help="a store shared by several jobs (default: OUT itself)")
     group.add_argument("--store-dtype", choices=DTYPES, default="float16", help="of a new store (default: float16)")
     group.add_argument("--list-taps", action="store_true", help="print the taps of the backbone, and stop")
     add_backbone_arguments(parser)
@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(_plan(args, items, spec).render())
         return 0
-    options = job_options(args, commit_seconds=_COMMIT_SECONDS)
-    return show_summary(run_job(items, lambda: _extractor(args, spec), options))
+    return show_summary(run_job(items, lambda: _extractor(args, spec), job_options(args)))
 
 
 def size_pair(text: str) -> tuple[int, int]:

@@ -7,7 +7,14 @@ import os
 from functools import partial
 from pathlib import Path
 
-from perception.commands.common import add_backbone_arguments, add_job_arguments, comma_list, job_options, positive_int
+from perception.commands.common import (
+    a_path,
+    add_backbone_arguments,
+    add_job_arguments,
+    comma_list,
+    job_options,
+    positive_int,
+)
 from perception.commands.generate_options import add_option_arguments, comma_floats
 from perception.errors import UserError
 
@@ -23,7 +30,7 @@ torchrun --nproc-per-node 8 -m perception.commands.main generate ... --engine to
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to make samples of, what they are told, the sampler, the models, and the shared options."""
     group = parser.add_argument_group("samples")
-    group.add_argument("--labels", type=Path, metavar="FOLDER", help="label maps: 8-bit class ids, 255 = ignore")
+    group.add_argument("--labels", type=a_path, metavar="FOLDER", help="label maps: 8-bit class ids, 255 = ignore")
     group.add_argument(
         "--per-label",
         type=_count_or_file,
@@ -49,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--photos",
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="what the label maps were drawn on, files named as they are: the images are these photos in the generated "
         "light and colours, down to the smallest things (guided filter)",
@@ -69,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--statistics",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="of --rare-classes: a sample_class_stats.json of the label maps; where there is none yet, it is counted, "
         "and written for the next time",
@@ -79,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option_arguments(parser)
     add_backbone_arguments(parser)
     add_job_arguments(parser, batch_size=1)
-    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a finished data set instead, file by file")
+    parser.add_argument("--verify", type=a_path, metavar="FOLDER", help="check a finished data set instead")
 
 
 def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +96,8 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         type=comma_list,
         default=(),
         metavar="A,B",
-        help="dealt out in turn, 'none' for class names alone (default: the paper's weather, drawn half of the time)",
+        help="dealt out evenly over all samples, 'none' for class names alone (default: the paper's weather, drawn "
+        "half of the time)",
     )
     group.add_argument(
         "--template",
@@ -114,7 +122,7 @@ def _add_control_arguments(parser: argparse.ArgumentParser) -> None:
         "--control-images",
         action="append",
         default=[],
-        type=Path,
+        type=a_path,
         metavar="FOLDER",
         help="pictures for the second control network and further ones, named as the label maps",
     )
@@ -190,7 +198,7 @@ def _unused(args: argparse.Namespace) -> list[str]:
     ]
     problems = [f"give {option} with {other}" for option, given, there, other in needed if given and not there]
     if args.domains and args.domain_probability is not None:
-        problems.append("leave out --domain-probability, as --domains are dealt out in turn")
+        problems.append("leave out --domain-probability, as --domains are dealt out evenly")
     templates = [text.partition("=")[0].strip() for text in args.template]
     if args.domains and (idle := [name for name in templates if name not in args.domains]):
         problems.append(f"name {idle[0]!r} in --domains, or leave out its --template")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from perception.commands.generate import add_arguments
 from perception.commands.generate_options import size
+from perception.data.inputs import read_json, read_text
 from perception.errors import UserError
 
 
@@ -93,7 +93,7 @@ def _python(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -101,4 +101,4 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is TOML, which needs Python 3.11; write the options as JSON or Python")
     import tomllib
 
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return tomllib.loads(read_text(path))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from perception.commands.results import fingerprint
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
+from perception.data.picture_files import DAMAGED, open_picture
 from perception.data.pictures import png_bytes
-from perception.data.segmentation_folder import DAMAGED
+from perception.engine.generated import is_sample
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
@@ -73,6 +73,10 @@ class SceneFiles:
     def __call__(self, batch: Sequence[Scene]) -> list[Outcome]:
         """Images of scenes."""
         return [self._outcome(scene, made) for scene, made in zip(batch, self.generator(batch), strict=True)]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes."""
+        return is_sample(record, len(self.generator.vocabulary))
 
     def still_valid(self, record: dict[str, Any]) -> bool:
         """False where the sample is now asked for with another crop class, or its pictures have changed."""
@@ -135,7 +139,7 @@ def read_control(path: Path, channels: int) -> np.ndarray:
     Raises:
         UserError: it cannot be read, or has other channels.
     """
-    with _guarded(path, lambda: Image.open(path)) as image:
+    with _guarded(path, lambda: open_picture(path)) as image:
         _guarded(path, image.load)
         scale = _FULL_SCALE.get(image.mode)
         pixels = np.asarray(image, np.float32)

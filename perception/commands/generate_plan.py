@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from perception.commands.generate_job import SceneFiles
+from perception.commands.results import usable
 from perception.engine.items import Item
 from perception.engine.plan import CostPlan, Measurement, measure, plan, remaining
 from perception.errors import UserError
 from perception.generation.plan import SceneCost, ScenePlanner
-from perception.generation.scenes import Scene
 
 _COUNTED = 32  # scenes whose windows are counted, from all over the job
 _LINE_BYTES = 3000  # of a manifest line and the statistics
@@ -56,9 +56,10 @@ def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None, batch_
     """
     count = ScenePlanner(job.generator.denoiser, job.generator.options)
     spread = [items[i * len(items) // min(_COUNTED, len(items))] for i in range(min(_COUNTED, len(items)))]
-    costs = [count(scene) for scene in islice(_usable(job, spread), _COUNTED)]
+    problems: list[str] = []
+    costs = [count(scene) for scene in islice(usable(job, spread, problems.append), _COUNTED)]
     if not costs:
-        raise UserError("None of the label maps looked at can be used; without --dry-run the manifest says why.")
+        raise UserError(f"None of the {len(spread)} label maps looked at can be used; the first: {problems[0]}")
     flops = sum(cost.flops for cost in costs) / len(costs)
     longest = max(part.denoiser_rows for cost in costs for part in cost.passes)
     call = _measured_call(job, batch_size * longest // job.generator.options.steps)
@@ -76,14 +77,6 @@ def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None, batch_
     )
     second = [cost.passes[1].skipped for cost in costs if len(cost.passes) > 1]
     return ScenePlan(total, costs, sum(second) / max(len(second), 1))
-
-
-def _usable(job: SceneFiles, items: Sequence[Item]) -> Iterator[Scene]:
-    for item in items:
-        try:
-            yield job.prepare(item)
-        except UserError:
-            continue
 
 
 def _measured_call(job: SceneFiles, rows: int) -> Measurement:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from perception.data.files import write_atomic
+from perception.engine.generated import check_samples
 from perception.engine.manifest import DONE, missing_outputs, read_manifest
 from perception.generation.catalogue import CARD, SHEET, preview_sheet, samples_file, statistics_files
 from perception.generation.dataset_card import dataset_card
@@ -21,6 +22,7 @@ def finish(out: Path, vocabulary: Vocabulary) -> list[str]:
     """
     records = list(read_manifest(out))
     done = [record for record in records if record["status"] == DONE]
+    check_samples(out, done, len(vocabulary))
     gone = {record["id"]: None for record in done if missing_outputs(out, record)}
     here = [record for record in done if record["id"] not in gone]
     files, lines = {}, []

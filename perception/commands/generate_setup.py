@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from perception.commands.common import comma_list, load_backbone_from
 from perception.commands.generate_job import SceneFiles
 from perception.commands.generate_options import generation_options
 from perception.commands.generate_statistics import class_statistics
+from perception.data.inputs import read_text
 from perception.engine.items import Item
 from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
@@ -125,10 +127,8 @@ def _vocabulary(classes: str | None) -> Vocabulary:
     if classes is None:
         return CITYSCAPES
     path = Path(classes)
-    try:
-        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else comma_list(classes)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the class names {path} cannot be read ({error}); expected a text file") from error
+    in_file = os.path.exists(path) and not path.is_dir()
+    names = read_text(path, "the class names ").splitlines() if in_file else comma_list(classes)
     return Vocabulary(tuple(name.strip() for name in names if name.strip()))
 
 

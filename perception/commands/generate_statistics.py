@@ -9,7 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from perception.data.documents import conforms
 from perception.data.files import write_atomic
+from perception.data.inputs import read_json
 from perception.engine.progress import progress_bar
 from perception.errors import UserError
 from perception.generation.labels import Vocabulary
@@ -36,7 +38,7 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
     unusable: list[str] = []
     first_rank = os.environ.get("RANK", "0") == "0"
     with progress_bar(len(files), args.progress and first_rank) as advance:
-        counted = count_labels(files, vocabulary, unusable.append, args.workers, advance)
+        counted = count_labels(files, vocabulary, unusable.append, args.workers, lambda count: advance(count, 0))
     if unusable and not counted:
         raise UserError(f"none of the {len(files)} label maps can be used; the first one: {unusable[0]}")
     if unusable and first_rank:
@@ -47,9 +49,12 @@ def _counted(args: argparse.Namespace, files: Mapping[str, Path], vocabulary: Vo
 
 
 def _read(path: Path) -> list[LabelCounts]:
+    document = read_json(path, "the class statistics ")
     try:
-        return read_statistics(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not conforms(document, [{"file": str}]):
+            raise ValueError("it is no list of files with their classes")
+        return read_statistics(document)
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"the class statistics {path} cannot be read ({error!r}); expected a sample_class_stats.json"
         ) from error

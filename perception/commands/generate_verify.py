@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from perception.data.files import file_hash
-from perception.engine.generated import listed_ids, set_classes
+from perception.data.picture_files import open_picture
+from perception.engine.generated import check_samples, listed_ids, set_classes
 from perception.engine.manifest import DONE, manifest_path, missing_outputs, part_paths, read_manifest
 from perception.errors import UserError
 from perception.generation.catalogue import CARD, SAMPLES, SHEET, samples_file, statistics_files
@@ -52,6 +52,7 @@ def verify(root: Path) -> Verification:
         raise UserError(f"{root} has no manifest.jsonl: the job did not finish; run the same command again first")
     records = list(read_manifest(root))
     done = [record for record in records if record["status"] == DONE]
+    check_samples(root, done, classes)
     belonging = _belonging(root, done)
     problems = [f"{path.name}: the job did not finish; run the same command again" for path in part_paths(root)]
     for record in belonging:
@@ -79,13 +80,15 @@ def _file_problem(path: Path, expected: str) -> str | None:
         whole = file_hash(path) == expected
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
+    except UserError as error:
+        return str(error)
     return None if whole else f"{path.name} has other bytes than were written; delete it and run the job again"
 
 
 def _fit_problems(root: Path, record: Mapping[str, Any], classes: int) -> Iterator[str]:
     with (
-        Image.open(root / IMAGE_PLACE.format(record["id"])) as image,
-        Image.open(root / LABEL_PLACE.format(record["id"])) as picture,
+        open_picture(root / IMAGE_PLACE.format(record["id"])) as image,
+        open_picture(root / LABEL_PLACE.format(record["id"])) as picture,
     ):
         labels = np.asarray(picture)
         if image.mode != "RGB" or image.size != picture.size or list(labels.shape) != record["size"]:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from textwrap import indent
+from typing import NoReturn
 
 from perception import __version__
 from perception.allocator import keep_freed_memory
-from perception.errors import PromptTooLongError, UserError
+from perception.errors import PromptTooLongError, UserError, printable, told
 
 COMMANDS = {
     "extract": "perception.commands.extract",
@@ -44,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except PromptTooLongError as error:
-        return _complain(f"{error.fact}; shorten it.", USAGE_ERROR)
+        return _complain(printable(f"{error.fact}; shorten it."), USAGE_ERROR)
     except UserError as error:
-        return _complain(str(error), USAGE_ERROR)
+        return _complain(told(error), USAGE_ERROR)
     except KeyboardInterrupt:
         again = "start over" if arguments and arguments[0] in ANEW else "resume"
         return _complain(f"interrupted; run the same command again to {again}.", INTERRUPTED)
@@ -54,11 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        sentence = _of_system(error)
+        if sentence is None:
             raise
-        return _complain(
-            f"No space left ({error.filename or 'disk full'}): free space and run the same command again.", 2
-        )
+        return _complain(printable(sentence), USAGE_ERROR)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -74,7 +74,7 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(COMMANDS)}."
         raise UserError(f"Unknown command '{name}'{hint}")
     module = import_module(COMMANDS[name])
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"perception {name}",
         description=module.SUMMARY,
         epilog="examples:\n" + indent(module.EXAMPLES, "  "),
@@ -82,6 +82,23 @@ def _dispatch(arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     return module.run(parser.parse_args(arguments[1:]))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows the user's own words as a terminal can."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with status 2."""
+        super().error(printable(message))
+
+
+def _of_system(error: OSError) -> str | None:
+    """One sentence for what the system refuses, where it says of which file; the disk may be full without that."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No space left ({error.filename or 'disk full'}): free space and run the same command again."
+    if error.filename is None:
+        return None
+    return f"{error.filename} cannot be used ({error.strerror}); check the path and its permissions."
 
 
 def _print_any_name() -> None:

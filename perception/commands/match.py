@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.common import (
+    a_name,
+    a_path,
     add_backbone_arguments,
     add_denoiser_arguments,
     add_job_arguments,
@@ -32,23 +34,23 @@ perception match --examples examples.jsonl --samples 1000 --no-normalise --out r
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES and --captions, or --examples, and how."""
-    parser.add_argument("images", nargs="*", metavar="IMAGES", help="image files or folders, with --captions")
+    parser.add_argument("images", nargs="*", type=a_name, metavar="IMAGES", help="files or folders, with --captions")
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument(
         "--captions",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="compared with every image: a text file with a caption per line; or .csv with the columns image,caption, "
         "or .jsonl with {image, captions}, which also say what belongs together",
     )
     choice.add_argument(
         "--examples",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help=".jsonl or .csv with a few images and captions per line (lists, or image_0, image_1, caption_0, ...): "
         "caption j belongs to image j",
     )
-    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="of --examples (default: beside the file)")
+    parser.add_argument("--image-folder", type=a_path, metavar="DIR", help="of --examples (default: beside the file)")
     _add_method_arguments(parser)
     add_backbone_arguments(parser)
     add_job_arguments(parser, batch_size=1)
@@ -74,7 +76,7 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
         default="bicubic",
         help="of the resize (default: bicubic)",
     )
-    group.add_argument("--noise", type=Path, metavar="FILE", help=".npy, .pt or .safetensors [N, C, h, w], not --seed")
+    group.add_argument("--noise", type=a_path, metavar="FILE", help=".npy, .pt, .safetensors [N, C, h, w], not --seed")
     group.add_argument("--truncate", action="store_true", help="cut captions that the text encoder cannot take whole")
     add_denoiser_arguments(group)
 
@@ -165,10 +167,11 @@ def _run(
 
 
 def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:
+    from perception.commands.match_job import MATCH_RECORD
     from perception.commands.match_report import Matched, report_examples, report_retrieval
     from perception.commands.results import finished
 
-    records = {record["id"]: Matched.of(record) for record in finished(out, {item.id for item in items})}
+    records = {record["id"]: Matched.of(record) for record in finished(out, {item.id for item in items}, MATCH_RECORD)}
     if isinstance(source, list):
         return report_examples(source, records)
     return report_retrieval(source, records)

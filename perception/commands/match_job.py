@@ -15,6 +15,7 @@ from perception.backbones import DiffusionBackbone
 from perception.classification.matching import ImageCaptionMatcher
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.transforms import ClassifierTransform
+from perception.data.documents import conforms
 from perception.data.files import file_hash
 from perception.data.images import read_image
 from perception.engine.extraction import image_size
@@ -23,6 +24,7 @@ from perception.engine.jobs import Outcome
 from perception.engine.plan import CostPlan, Measurement, measure, plan
 from perception.errors import UserError
 
+MATCH_RECORD = {"captions": str, "best": str, "errors": [float], "unconditional": (float, None), "evaluations": int}
 _LINE_BYTES, _CAPTION_BYTES = 600, 22  # of a manifest line
 
 
@@ -81,9 +83,15 @@ class CaptionMatching:
         """Errors of prepared images, one image at a time: a result does not depend on its neighbours."""
         return [Outcome(self._record(sample)) for sample in batch]
 
+    def is_own(self, record: Mapping[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes, an error for each caption."""
+        if not conforms(record, MATCH_RECORD) or (record["unconditional"] is not None) != self.normalise:
+            return False
+        return len(record["errors"]) == len(self.captions[record["id"]])
+
     def still_valid(self, record: Mapping[str, Any]) -> bool:
         """Whether a finished line holds the errors of the captions that are asked for now."""
-        return record.get("captions") == captions_digest(self.captions[record["id"]])
+        return record["captions"] == captions_digest(self.captions[record["id"]])
 
     def _record(self, sample: Sample) -> dict[str, Any]:
         captions = self.captions[sample.id]

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from perception.commands.common import local_device
+from perception.commands.common import a_path, local_device
 from perception.commands.extract import size_pair
 from perception.errors import UserError
 
@@ -41,7 +41,7 @@ class Artifact:
 def add_model_arguments(parser: argparse.ArgumentParser, default: str, *, any_size: bool = False) -> None:
     """--model, --backbone, --device, --size."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", type=Path, metavar="FOLDER", help=f"a trained model (default: {default})")
+    group.add_argument("--model", type=a_path, metavar="FOLDER", help=f"a trained model (default: {default})")
     group.add_argument(
         "--backbone", metavar="NAME", help="where its diffusion model lies on this machine (default: as trained)"
     )

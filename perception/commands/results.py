@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from PIL import Image
 
+from perception.data.documents import conforms
 from perception.data.images import read_image
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome
-from perception.engine.manifest import DONE, read_manifest
+from perception.engine.manifest import DONE, read_manifest, strange_line
 from perception.engine.plan import CostPlan, measure, plan, remaining
 from perception.engine.runner import run_job
-from perception.errors import UserError
+from perception.errors import UserError, printable
 
 MOST_LINES = 20  # images listed one by one
 _LINE_BYTES = 600  # of a manifest line
@@ -46,6 +47,13 @@ class FileJob(Protocol):
         """Records and files of pictures."""
 
 
+class ItemReader(Protocol):
+    """The reading half of a job predictor."""
+
+    def prepare(self, item: Item) -> Any:
+        """Read one file. Raises UserError when it cannot be used."""
+
+
 def read_picture(item: Item) -> Picture:
     """The picture of an item. Raises UserError when it is no usable image."""
     if item.path is None:
@@ -68,6 +76,7 @@ def run_files(
     build: Callable[[], FileJob],
     options: JobOptions,
     line: Callable[[Mapping[str, Any]], str],  # what to print of a manifest record, behind its id
+    shape: Any,  # of what `line` reads
 ) -> int:
     """Run the job, print results and counts once; returns its exit status.
 
@@ -83,7 +92,7 @@ def run_files(
             )
     summary = run_job(items, build, options)
     if os.environ.get("RANK", "0") == "0":
-        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items})]
+        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
         print("\n".join([*listing(told), summary.render()]))
     return summary.exit_code
 
@@ -96,9 +105,10 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPla
     Raises:
         UserError: no image can be read.
     """
-    picture = next(_readable(job, items), None)
+    problems: list[str] = []
+    picture = next(usable(job, items, problems.append), None)
     if picture is None:
-        raise UserError("None of the images can be read; the same command without --dry-run says why, one by one.")
+        raise UserError(f"None of the {len(items)} images can be read; the first: {problems[0]}")
     (outcome,) = job([picture])
     measured = measure(lambda: job([picture]), job.device)
     written = _LINE_BYTES + sum(map(len, outcome.files.values()))
@@ -106,21 +116,30 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPla
     return plan(measured, todo, batch_size=1, evaluations=job.evaluations, disk_bytes=written)
 
 
-def _readable(job: FileJob, items: Sequence[Item]) -> Iterator[Any]:
+def usable(job: ItemReader, items: Sequence[Item], unusable: Callable[[str], None]) -> Iterator[Any]:
+    """What `prepare` makes of the items that it can read; `unusable` is told why of the others."""
     for item in items:
         try:
             yield job.prepare(item)
-        except UserError:
-            continue
+        except UserError as error:
+            unusable(str(error))
 
 
-def finished(out: Path, ids: Container[str]) -> Iterator[dict[str, Any]]:
-    """The manifest records of finished items among `ids`, one at a time: all of them may not fit into memory."""
-    return (record for record in read_manifest(out) if record["status"] == DONE and record["id"] in ids)
+def finished(out: Path, ids: Container[str], shape: Any) -> Iterator[dict[str, Any]]:
+    """The manifest records of finished items among `ids`, one at a time: all of them may not fit into memory.
+
+    Raises UserError for one that has not the shape (`perception.data.documents`) of what is read of it.
+    """
+    for record in read_manifest(out):
+        if record["status"] == DONE and record["id"] in ids:
+            if not conforms(record, shape):
+                raise strange_line(out, record["id"])
+            yield record
 
 
 def listing(told: Sequence[tuple[str, str]]) -> list[str]:
     """Item ids and what to tell of them, a line each for the first, and how many there are beyond."""
+    told = [(printable(name), printable(text)) for name, text in told]
     width = max((len(name) for name, _ in told[:MOST_LINES]), default=0)
     lines = [f"{name:<{width}}  {text}" for name, text in told[:MOST_LINES]]
     return [*lines, *([f"... and {len(told) - MOST_LINES} more"] if len(told) > MOST_LINES else [])]

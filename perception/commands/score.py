@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from functools import partial
-from pathlib import Path
 
-from perception.commands.common import add_job_arguments, comma_ints, comma_list, job_options, positive_int
+from perception.commands.common import a_path, add_job_arguments, comma_ints, comma_list, job_options, positive_int
 from perception.commands.models import add_model_arguments
 from perception.errors import UserError
 
@@ -23,15 +22,15 @@ METRICS = ("mean_iou", "pixel_accuracy")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FOLDER, what the losses of real images are, what is filtered, what is counted, the model, the shared options."""
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="of `perception generate`, or any with images/ and labels/"
+        "folder", type=a_path, metavar="FOLDER", help="of `perception generate`, or any with images/ and labels/"
     )
     group = parser.add_argument_group("losses of real images")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument(
-        "--reference", nargs=2, type=Path, metavar=("IMAGES", "LABELS"), help="folders of real, labelled images"
+        "--reference", nargs=2, type=a_path, metavar=("IMAGES", "LABELS"), help="folders of real, labelled images"
     )
     choice.add_argument("--reference-world", type=positive_int, metavar="N", help="N scenes of the miniature world")
-    choice.add_argument("--class-loss", type=Path, metavar="FILE", help="a class_loss.json that was measured before")
+    choice.add_argument("--class-loss", type=a_path, metavar="FILE", help="a class_loss.json that was measured before")
     choice.add_argument("--no-filter", action="store_true", help="scores alone, no filtered label maps")
     group = parser.add_argument_group("filter")
     group.add_argument(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from perception.commands.results import fingerprint
 from perception.commands.score_pairs import FilePair, Labelled
+from perception.data.documents import conforms
 from perception.data.images import content_hash
 from perception.data.pictures import png_bytes
 from perception.engine.items import Item
@@ -22,6 +23,17 @@ from perception.segmentation.consistency import Consistency, ConsistencyPredicto
 FILTERED_PLACE = "labels_filtered/{}_labelTrainIds.png"  # below OUT
 
 
+JUDGEMENT = {  # of every labelled image
+    "labels_hash": (str, None),
+    "pixel_accuracy": float,
+    "mean_iou": float,
+    "loss": float,
+    "class_loss": {str: {"sum": float, "pixels": int, "mean": float}},
+    "objects": {str: object},
+}
+SCORE = JUDGEMENT | {"source": str, "ignored_share": float, "class_pixels": {str: int}, "hashes": {str: str}}
+
+
 class LabelledImage(NamedTuple):
     """One labelled image, read."""
 
@@ -31,10 +43,26 @@ class LabelledImage(NamedTuple):
     labels_hash: str | None
 
 
+def is_judgement(
+    record: Mapping[str, Any], classes: Sequence[str], objects: Sequence[str], areas: Sequence[int], shape: Any
+) -> bool:
+    """Whether the line of a finished image has what a job of a head writes."""
+    counts = [int] * (len(areas) + 1)
+    recall = {"areas": [int], "classes": {name: {"recalled": counts, "components": counts} for name in objects}}
+    return (
+        conforms(record, shape)
+        and set(record["class_loss"]) <= set(classes)
+        and conforms(record["objects"], recall)
+        and record["objects"]["areas"] == list(areas)
+        and set(record["objects"]["classes"]) == set(objects)
+    )
+
+
 class HeadJob(ABC):
     """Job predictor of a trained head on labelled images, one by one, so that a result has no neighbours."""
 
     evaluations = 1
+    shape: Mapping[str, Any] = JUDGEMENT
 
     def __init__(
         self,
@@ -59,6 +87,10 @@ class HeadJob(ABC):
     def __call__(self, batch: Sequence[LabelledImage]) -> list[Outcome]:
         """Judge images."""
         return [self._one(sample) for sample in batch]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes, about its classes and objects."""
+        return is_judgement(record, self.predictor.classes, list(self.objects), self.areas, self.shape)
 
     def still_valid(self, record: dict[str, Any]) -> bool:
         """False where the label map has changed."""
@@ -93,6 +125,8 @@ class ReferenceFiles(HeadJob):
 
 class ScoreFiles(HeadJob):
     """Samples: labels_filtered/ID_labelTrainIds.png too, where there are limits. The record holds what is kept."""
+
+    shape = SCORE
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from PIL import Image
 from perception.data.files import file_hash
 from perception.data.images import read_image
 from perception.data.segmentation_folder import check_labels, read_labels
-from perception.engine.generated import finished_samples
+from perception.engine.generated import check_samples, finished_samples, set_classes
 from perception.engine.items import Item, image_items
 from perception.errors import UserError
 from perception.generation.labels import IGNORE
@@ -120,7 +120,9 @@ def set_pairs(root: Path) -> list[FilePair]:
     if not (root / "job.json").is_file():
         kinds = [root / kind for kind in ("labels", "annotations") if (root / kind).is_dir()]
         return file_pairs(root / "images", kinds[0] if kinds else root / "labels")
-    return [_generated(root, record) for record in finished_samples(root)]
+    records = finished_samples(root)
+    check_samples(root, records, len(set_classes(root)))
+    return [_generated(root, record) for record in records]
 
 
 def _generated(root: Path, record: Mapping[str, Any]) -> FilePair:

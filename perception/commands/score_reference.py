@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception.commands.results import fingerprint
+from perception.commands.score_job import JUDGEMENT, is_judgement
+from perception.data.documents import conforms
+from perception.data.inputs import read_json
 from perception.engine.jobs import JobOptions
-from perception.engine.manifest import DONE, read_manifest
+from perception.engine.manifest import DONE, read_manifest, strange_line
 from perception.engine.runner import run_job
 from perception.errors import UserError
 from perception.metrics.class_loss import ClassLoss
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from perception.commands.score_inputs import Setup
 
 FOLDER, FILE = "reference", "class_loss.json"
+_COUNTS = {"recalled": [int], "components": [int]}
+_REFERENCE = {
+    "head": {str: object},
+    "images": int,
+    "class_loss": {str: {"sum": float, "pixels": int}},
+    "objects": {"areas": [int], "classes": {str: _COUNTS}},
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,17 @@ class Reference:
 
 def read_reference(path: Path, names: Sequence[str]) -> Reference:
     """A class_loss.json. Raises UserError where it is broken or of other classes than `names`."""
+    document = read_json(path, "the losses ")
     try:
-        document = json.loads(path.read_bytes())
+        if not conforms(document, _REFERENCE):
+            raise ValueError("it has other contents than were written")
         return Reference(
             ClassLoss.from_json(document["class_loss"], names),
             ComponentRecall.from_json(document["objects"]),
-            int(document["images"]),
+            document["images"],
             document["head"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(
             f"{path} is no class_loss.json for this head ({error}); measure the losses with --reference"
         ) from error
@@ -81,10 +92,18 @@ def class_loss_of(setup: Setup, options: JobOptions) -> tuple[Reference | None, 
             raise UserError(f"None of the reference images can be used; the first one: {summary.reasons[0]}")
         wanted = {pair.item.id for pair in setup.reference}
         rows = [row for row in read_manifest(place) if row["status"] == DONE and row["id"] in wanted]
+        check_rows(place, rows, setup, JUDGEMENT)
         reference = Reference(*totals(rows, setup), len(rows), setup.head)
         if os.environ.get("RANK", "0") == "0":
             print(f"reference: {summary.render()}")
     return reference, failed
+
+
+def check_rows(out: Path, rows: Iterable[Mapping[str, Any]], setup: Setup, shape: Any) -> None:
+    """UserError for the line of a finished image that `perception score` has not written so."""
+    for row in rows:
+        if not is_judgement(row, setup.classes, list(setup.objects), setup.args.areas, shape):
+            raise strange_line(out, row["id"])
 
 
 def totals(rows: Iterable[Mapping[str, Any]], setup: Setup) -> tuple[ClassLoss, ComponentRecall]:

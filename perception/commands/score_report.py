@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.score_job import FILTERED_PLACE
+from perception.commands.score_job import FILTERED_PLACE, SCORE
 from perception.commands.score_pairs import FilePair
-from perception.commands.score_reference import FILE, Reference, totals
+from perception.commands.score_reference import FILE, Reference, check_rows, totals
 from perception.data.files import write_atomic
 from perception.engine.manifest import DONE, encode_line, read_manifest
 from perception.generation.catalogue import CARD, statistics_files
@@ -37,6 +37,7 @@ def finish(setup: Setup, reference: Reference | None, out: Path) -> list[str]:
     done = [record for record in records if record["status"] == DONE]
     if not done:
         return []
+    check_rows(out, done, setup, SCORE)
     scores = [_score(setup, pairs[record["id"]], record, out) for record in done]
     accepted = [score for score in scores if score["accepted"]]
     generated = [pairs[score["id"]].provenance for score in scores if pairs[score["id"]].provenance]

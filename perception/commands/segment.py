@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.common import add_job_arguments, comma_list, job_options
+from perception.commands.common import a_name, add_job_arguments, comma_list, job_options
 from perception.commands.models import (
     Artifact,
     add_model_arguments,
@@ -31,7 +31,7 @@ _EXAMPLE_TEXT = '--text "the red car on the left"'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, what to find, which pictures to write, the model, and the shared options."""
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files or folders")
+    parser.add_argument("images", nargs="+", type=a_name, metavar="IMAGES", help="image files or folders")
     group = parser.add_argument_group("what to find")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument(
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     _check_task(artifact, args.text)
     _check_words(artifact, args.text, args.classes)
     from perception.commands.results import run_files
-    from perception.commands.segment_job import referring_line, semantic_line
+    from perception.commands.segment_job import REFERRING_RECORD, SEMANTIC_RECORD, referring_line, semantic_line
     from perception.engine.items import check_out, image_items
 
     check_out(args.images, args.out)
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(plan_files(build(), items, args.out).render())
         return 0
-    return run_files(items, build, job_options(args), referring_line if args.text else semantic_line)
+    line, shape = (referring_line, REFERRING_RECORD) if args.text else (semantic_line, SEMANTIC_RECORD)
+    return run_files(items, build, job_options(args), line, shape)
 
 
 def _check_task(artifact: Artifact, texts: list[str]) -> None:

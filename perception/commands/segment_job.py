@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from perception.commands.results import Picture, fingerprint, picture_name, read_picture
+from perception.data.documents import conforms
 from perception.data.overlay import overlay_labels
 from perception.data.pictures import distinct_colour, overlay_heat, png_bytes
 from perception.engine.items import Item
@@ -17,6 +18,8 @@ from perception.segmentation.predictor import ReferringPredictor, SemanticPredic
 
 _NO_LABEL = 255  # no class has this id
 _MOST_CLASSES = 4  # named in a printed line
+SEMANTIC_RECORD = {"size": [int, int], "areas": {str: float}}
+REFERRING_RECORD = {"size": [int, int], "found": [{"text": str, "area": float, "score": (float, None), "mask": str}]}
 
 
 class SemanticFiles:
@@ -50,6 +53,10 @@ class SemanticFiles:
     def __call__(self, batch: Sequence[Picture]) -> list[Outcome]:
         """Segment pictures."""
         return [self._one(picture) for picture in batch]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes."""
+        return conforms(record, SEMANTIC_RECORD)
 
     def _one(self, picture: Picture) -> Outcome:
         result = self.predictor(picture.image)
@@ -101,6 +108,10 @@ class ReferringFiles:
     def __call__(self, batch: Sequence[Picture]) -> list[Outcome]:
         """Find every sentence in pictures."""
         return [self._one(picture) for picture in batch]
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes."""
+        return conforms(record, REFERRING_RECORD)
 
     def _one(self, picture: Picture) -> Outcome:
         pixels, files, found = np.asarray(picture.image), {}, []

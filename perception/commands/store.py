@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perception.commands.common import a_path
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """STORE, the action, and the options of gc."""
     parser.add_argument(
-        "store", type=Path, metavar="STORE", help="folder written by `perception extract` or by training"
+        "store", type=a_path, metavar="STORE", help="folder written by `perception extract` or by training"
     )
     parser.add_argument("action", choices=("stat", "verify", "gc"), help="count | read all and check hashes | clean up")
     parser.add_argument(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception.commands.common import (
+    a_path,
     add_backbone_arguments,
     comma_ints,
     comma_list,
@@ -36,7 +37,7 @@ TIMESTEPS = (50, 150, 300, 500, 700)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FOLDER, what to compare, and where to write."""
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="one sub-folder of images per class")
+    parser.add_argument("folder", nargs="?", type=a_path, metavar="FOLDER", help="one sub-folder of images per class")
     add_dataset_arguments(parser)
     group = parser.add_argument_group("sweep")
     group.add_argument(
@@ -53,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the noise and of the folds (default: 0)")
     add_backbone_arguments(parser)
     group = parser.add_argument_group("job")
-    group.add_argument("--out", type=Path, required=True, help="folder for sweep.csv, sweep.png and the feature store")
-    group.add_argument("--store", type=Path, help="a store shared with other runs (default: OUT/store)")
+    group.add_argument("--out", type=a_path, required=True, help="folder of sweep.csv, sweep.png, the feature store")
+    group.add_argument("--store", type=a_path, help="a store shared with other runs (default: OUT/store)")
     group.add_argument("--batch-size", type=positive_int, default=8, help="images per step (default: 8)")
     group.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
@@ -119,7 +120,7 @@ def _features(args: argparse.Namespace, items: Sequence[Item]) -> tuple[Features
         with progress_bar(len(items), args.progress) as advance:
             for images, hashes in batches(_images(args, backbone, items, labels), args.batch_size):
                 wanted.add(images, hashes)
-                advance(len(hashes))
+                advance(len(hashes), 0)
     return wanted.features(), labels
 
 
@@ -149,7 +150,7 @@ def _probe(args: argparse.Namespace, features: Features, labels: Sequence[str]) 
     with progress_bar(len(features) * len(args.probe), args.progress) as advance:
         for cell in sweep(features, labels, args.probe, args.folds, args.seed):
             cells.append(cell)
-            advance(1)
+            advance(1, 0)
     return cells
 
 

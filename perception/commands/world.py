@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import comma_list, natural_int, positive_int
+from perception.commands.common import a_path, comma_list, natural_int, positive_int
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +23,7 @@ perception world sheet --out sheet.png"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to draw, how much of it, and where to."""
     parser.add_argument("what", choices=("objects", "scenes", "sheet"), help="kind of pictures")
-    parser.add_argument("--out", type=Path, required=True, help="folder; for a sheet the PNG file")
+    parser.add_argument("--out", type=a_path, required=True, help="folder; for a sheet the PNG file")
     parser.add_argument("--count", type=positive_int, default=100, help="pictures (default: %(default)s)")
     parser.add_argument(
         "--first", type=natural_int, default=0, metavar="INDEX", help="index of the first picture (default: 0)"

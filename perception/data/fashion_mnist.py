@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.inputs import read_input
 from perception.errors import UserError
 
 CLASSES = (
@@ -62,7 +63,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         UserError: when a .gz is not gzip, the file is not IDX of unsigned bytes, or holds fewer or more bytes than it
             announces.
     """
-    content = path.read_bytes()
+    content = read_input(path)
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from perception.data.inputs import check_size, open_regular
 from perception.errors import UserError
 
 TEMP_SUFFIX = ".tmp"
@@ -86,12 +87,20 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
         file.writelines([content] if isinstance(content, bytes) else content)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in blocks."""
+def file_hash(path: str | Path, most: int | None = None) -> str:
+    """SHA-256 (hex) of the bytes that a regular file has when it is opened, read in blocks.
+
+    Raises:
+        UserError: a folder, pipe, socket or device, or more than `most` bytes.
+        OSError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+    with open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size
+        check_size(path, left, most)
+        while block := file.read(min(left, 1 << 20)):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from perception.data.segmentation_folder import DAMAGED
+from perception.data.picture_files import DAMAGED, PICTURE_FORMATS, open_picture
 from perception.errors import UserError
 
 MIN_SIDE = 8  # pixels: one latent cell of the SD family
@@ -33,16 +32,19 @@ def read_image(path: str | Path) -> Image.Image:
     palette, grey, CMYK, YCbCr and LAB are converted; of an animation the first frame is taken.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, truncated, no image, or smaller than 8 pixels on a side.
+        UserError: the file is missing, unreadable, empty, truncated, no regular file, in none
+            of PICTURE_FORMATS, or smaller than 8 pixels on a side.
     """
     path = Path(path)
-    content = _read_bytes(path)
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with open_picture(path) as file:
             file.load()
             image = _to_rgb(_upright(file), path)
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image that Pillow can read; convert it to PNG or JPEG.") from error
+        known = ", ".join(PICTURE_FORMATS)
+        raise UserError(
+            f"{path} is not an image that Pillow can read as {known}; convert it to PNG or JPEG."
+        ) from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has too many pixels ({error}); scale it down first.") from error
     except UserError:
@@ -94,20 +96,6 @@ def content_hash(content: np.ndarray | torch.Tensor | bytes) -> str:
     header = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
     flat = tensor.reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(header + flat.tobytes()).hexdigest()
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path.") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; an image file was expected.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    if not content:
-        raise UserError(f"{path} is empty (0 bytes); replace the file.")
-    return content
 
 
 def _upright(image: Image.Image) -> Image.Image:

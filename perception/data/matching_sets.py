@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception.data.inputs import parsed_json, read_table, read_text
 from perception.errors import UserError
 
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg")
@@ -73,7 +72,7 @@ def read_captions(path: str | Path) -> CaptionList:
     """
     path = Path(path)
     if path.suffix.lower() not in _ROWS:
-        pairs: list[tuple[str | None, str]] = [(None, line.strip()) for line in _text(path).splitlines()]
+        pairs: list[tuple[str | None, str]] = [(None, line.strip()) for line in read_text(path).splitlines()]
         pairs = [pair for pair in pairs if pair[1]]
     else:
         pairs = [pair for number, row in enumerate(_rows(path)) for pair in _captions(path, number, row)]
@@ -115,7 +114,7 @@ def _listed(row: Mapping[str, Any], kind: str) -> list[str]:
 def _found(name: str, folders: Sequence[Path], where: str) -> Path:
     places = [folder / f"{name}{suffix}" for folder in folders for suffix in _SUFFIXES]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):
             return place
     raise UserError(f"the image {name!r} of {where} is not below {folders[0]}; check the path or name its folder")
 
@@ -128,30 +127,20 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(_text(path)))
-    return [{key: value for key, value in row.items() if key and value} for row in reader]
+    _, rows = read_table(path)
+    return [{key: value for key, value in row.items() if key and value} for row in rows]
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"line {number} of {path} is no JSON ({error}); give one object per line") from error
+        row = parsed_json(line, f"line {number} of {path}")
         if not isinstance(row, dict):
             raise UserError(f"line {number} of {path} is a {type(row).__name__}; give one object per line")
         rows.append(row)
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}); it must be a readable UTF-8 text file") from error
 
 
 _ROWS = {".csv": _csv_rows, ".jsonl": _json_rows}

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from perception.data.inputs import read_text
+from perception.data.picture_files import DAMAGED, LABEL_FORMATS, open_picture
 from perception.data.pictures import MILLIMETRES
-from perception.data.segmentation_folder import DAMAGED
 from perception.errors import UserError
 
 
@@ -58,10 +58,10 @@ def read_depth(path: str | Path, scale: float = MILLIMETRES) -> NDArray[np.float
         UserError: the file is missing, unreadable, or not 16 bits and one channel.
     """
     try:
-        with Image.open(path) as file:
+        with open_picture(path, "the depth map ", LABEL_FORMATS) as file:
             mode, values = file.mode, np.array(file)
-    except FileNotFoundError as error:
-        raise UserError(f"the depth map {path} does not exist; check the path") from error
+    except UserError:
+        raise
     except DAMAGED as error:
         raise UserError(f"the depth map {path} cannot be read ({error}); replace the file") from error
     if not mode.startswith("I"):
@@ -82,7 +82,7 @@ def _pairs_of_list(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise UserError(f"the file list {path} does not exist; get it from BTS, or leave file_list out")
     pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "the file list ").splitlines(), start=1):
         if not line.strip():
             continue
         fields = line.split()

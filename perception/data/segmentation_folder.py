@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from perception.data.picture_files import DAMAGED, LABEL_FORMATS, open_picture
 from perception.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".png"
-DAMAGED = (  # what Pillow raises, its AVIF decoder a RuntimeError
-    Image.DecompressionBombError,
-    EOFError,
-    IndexError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -59,21 +48,53 @@ def read_labels(path: str | Path) -> np.ndarray:
     """A label map as uint8 [H, W], one class id per pixel (palette indices are ids).
 
     Raises:
-        UserError: the file is missing, no image, or has colour channels instead of ids.
+        UserError: the file is missing, no PNG, TIFF or BMP, has colour channels instead of ids, or a value that is no
+            class id: a fraction, below 0 or above 255.
     """
+    name = f"the label map {path}"
     try:
-        with Image.open(path) as image:
-            labels = np.array(image)
-    except FileNotFoundError as error:
-        raise UserError(f"the label map {path} does not exist; check the path") from error
+        with open_picture(path, "the label map ", LABEL_FORMATS) as image:
+            labels = _as_stored(image, name)
+    except UnidentifiedImageError as error:
+        known = ", ".join(LABEL_FORMATS)
+        raise UserError(f"{name} cannot be read as {known}; replace the file, or save it as PNG") from error
+    except UserError:
+        raise
     except DAMAGED as error:
-        raise UserError(f"the label map {path} cannot be read ({error}); replace the file") from error
-    if labels.ndim != 2 or labels.min() < 0 or labels.max() > 255:
+        raise UserError(f"{name} cannot be read ({error}); replace the file") from error
+    if labels.ndim != 2:
+        raise UserError(f"{name} has mode {image.mode} and shape {labels.shape}; expected one 8-bit class id per pixel")
+    return exact_ids(labels, name)
+
+
+def exact_ids(labels: np.ndarray, name: str = "the label map") -> np.ndarray:
+    """The same values as uint8. Raises UserError where one is a fraction, negative, above 255 or no number."""
+    if labels.dtype == np.uint8:
+        return labels
+    if labels.dtype.kind not in "buif":
+        raise UserError(f"{name} holds {labels.dtype}; expected one 8-bit class id per pixel")
+    with np.errstate(invalid="ignore"):
+        ids = labels.astype(np.uint8)
+    wrong = labels[ids != labels]
+    if wrong.size:
+        shown = ", ".join(f"{value:g}" for value in np.unique(wrong)[:4])
         raise UserError(
-            f"the label map {path} has mode {image.mode} and shape {labels.shape};"
-            " expected one 8-bit class id per pixel"
+            f"{name} holds {labels.dtype} values such as {shown}; every pixel must be a whole class id from 0 to 254, "
+            "or 255 to be ignored, so save the map with 8 bits"
         )
-    return labels.astype(np.uint8)
+    return ids
+
+
+def _as_stored(image: Image.Image, name: str) -> np.ndarray:
+    """Pixels with the values in the file. Pillow takes signed bytes of a TIFF for unsigned ones, and scales 2 and 4
+    bits of grey up to 0..255."""
+    packing = image.tile[0].args if image.tile else ""
+    packing = packing if isinstance(packing, str) else str(packing[0])
+    if packing.startswith(("L;2", "L;4")):
+        raise UserError(f"{name} has {packing[2]} bits of grey per pixel; save it with 8 bits, one class id per pixel")
+    signed = image.mode == "L" and getattr(image, "tag_v2", {}).get(ExifTags.Base.SampleFormat) in (2, (2,))
+    pixels = np.array(image)
+    return pixels.view(np.int8) if signed else pixels
 
 
 def check_labels(labels: np.ndarray, image_size: tuple[int, int], num_classes: int, ignore: int, name: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,12 +15,11 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from perception.data.documents import conforms, parse_json
 from perception.data.files import file_hash, write_atomic
 
 SUFFIX = ".safetensors"
 _METADATA = "perception"
-_PREFIX_BYTES = 8  # little-endian length of the JSON header
-_MAX_HEADER = 100_000_000  # bytes, the limit of the format
 Index = dict[str, tuple[str, ...]]  # key -> tensor names; equal tuples are one object
 
 
@@ -35,49 +33,70 @@ def write_shard(folder: Path, entries: Mapping[str, Mapping[str, torch.Tensor]])
     flat = {f"{key}/{i}": tensor for key, tensors in entries.items() for i, tensor in enumerate(tensors.values())}
     content = safetensors.torch.save(flat, {_METADATA: json.dumps({"index": index})})
     name = hashlib.sha256(content).hexdigest() + SUFFIX
-    if not (folder / name).exists():
+    if not _holds(folder / name):
         write_atomic(folder / name, content)
     return name, index
 
 
 def read_index(path: Path) -> Index:
-    """The index of a shard, from its header alone; checks that the file is as long as the header says."""
-    with open(path, "rb") as file:
-        prefix = file.read(_PREFIX_BYTES)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == _PREFIX_BYTES else _MAX_HEADER + 1
-        if length > _MAX_HEADER:
-            raise DamagedShardError("its header is cut off")
-        raw = file.read(length)
+    """The index of a shard, from its header alone; checks that header, index and length of the file fit together."""
+    with _opened(path) as file:
+        about, held = file.metadata() or {}, set(file.keys())
     try:
-        header = json.loads(raw)
-        index = _shared(json.loads(header.pop("__metadata__")[_METADATA])["index"])
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        document = parse_json(about[_METADATA])
+    except (KeyError, ValueError) as error:
         raise DamagedShardError("its header is not that of a tensor store") from error
-    size, expected = path.stat().st_size, _PREFIX_BYTES + length + end
-    if size != expected:
-        raise DamagedShardError(f"it has {size} bytes instead of {expected}")
-    return index
+    if not conforms(document, {"index": {str: [str]}}):
+        raise DamagedShardError("its header is not that of a tensor store")
+    index: dict[str, list[str]] = document["index"]
+    missing = [key for key, names in index.items() for i in range(len(names)) if f"{key}/{i}" not in held]
+    if missing:
+        raise DamagedShardError(f"its index names {missing[0]!r}, which it does not hold")
+    return _shared(index)
 
 
 def check_shard(path: Path) -> None:
     """Read the whole shard and compare its SHA-256 with its name; raise DamagedShardError when they differ."""
+    _check_regular(path)
     if file_hash(path) != path.name.removesuffix(SUFFIX):
         raise DamagedShardError("its content does not match its name")
+
+
+def _holds(path: Path) -> bool:
+    """Whether a shard of this name is there, with all of its bytes: a damaged one is written anew."""
+    try:
+        check_shard(path)
+    except (FileNotFoundError, DamagedShardError):
+        return False
+    return True
 
 
 class ShardReader:
     """An open, memory-mapped shard; `read` copies one key's tensors and touches no other bytes."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._file = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise DamagedShardError(str(error)) from error
+        self._file = _opened(path)
 
     def read(self, key: str, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """The tensors of `key`, which are called `names` in the order in which they were put."""
-        return {name: self._file.get_tensor(f"{key}/{i}").clone() for i, name in enumerate(names)}
+        try:
+            return {name: self._file.get_tensor(f"{key}/{i}").clone() for i, name in enumerate(names)}
+        except SafetensorError as error:
+            raise DamagedShardError(str(error)) from error
+
+
+def _opened(path: Path) -> safe_open:
+    """The shard, memory-mapped; the library compares types, shapes and offsets with each other and with the file."""
+    _check_regular(path)
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise DamagedShardError(str(error)) from error
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise DamagedShardError("it is no regular file")
 
 
 def _shared(index: Mapping[str, Sequence[str]]) -> Index:

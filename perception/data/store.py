@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from perception.data.documents import read_document
 from perception.data.files import write_atomic
 from perception.data.shards import SUFFIX, DamagedShardError, Index, ShardReader, read_index, write_shard
 from perception.errors import UserError
@@ -44,10 +45,10 @@ class TensorStore:
 
     Floating-point tensors are stored as `dtype` and come back in it; others, and all with dtype None, as they are.
     `put` collects tensors until a shard is full; call `flush` (or leave the context) to have them on disk. What is
-    pending when the interpreter ends is written then.
+    pending when the interpreter ends is written then. A damaged shard is passed over, with a line on stderr.
 
     Raises:
-        UserError: the folder is no store, has another format or dtype, a shard is damaged, a value does not fit
+        UserError: the folder is no store, has another format or dtype, a value does not fit
             into the dtype, the disk is full, or a read-only store is written.
     """
 
@@ -68,6 +69,7 @@ class TensorStore:
         self._pending_bytes = 0
         self._shards: set[str] = set()  # names of the shards that were read
         self._where: dict[str, tuple[str, tuple[str, ...]]] = {}  # key -> shard name, tensor names
+        self._passed_over: set[str] = set()  # names of damaged shards
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()  # least recently used first
         _open_stores.add(self)
         self._scanned: int | None = None  # mtime [ns] of the shard folder at the last scan that can be trusted
@@ -91,7 +93,10 @@ class TensorStore:
                 return self._reader(shard).read(key, names)
             except FileNotFoundError:  # collected by another process; the key may be in another shard
                 self._forget()
-                return self.get(key)
+            except DamagedShardError as error:
+                self._pass_over(shard, error)
+                self._forget()  # its keys may be in other shards too
+            return self.get(key)
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Store named tensors under `key`; a key that is present already keeps what it has."""
@@ -99,7 +104,7 @@ class TensorStore:
         if not key or "/" in key:
             raise ValueError(f"a store key is a non-empty string without '/', not {key!r}")
         with self._lock:
-            if key in self._pending or key in self._where:
+            if key in self:
                 return
             entry = {name: self._converted(name, tensor) for name, tensor in tensors.items()}
             self._pending[key] = entry
@@ -151,6 +156,7 @@ class TensorStore:
         self._writable()
         self.flush()
         report = collect_garbage(self.root, max_bytes, check=check, dry_run=dry_run)
+        self._passed_over.clear()
         self._forget()
         return report
 
@@ -181,10 +187,16 @@ class TensorStore:
         if modified == self._scanned:
             return
         settled = time.time_ns() - modified > _RACY_SECONDS * 1e9
-        for name in os.listdir(self.shard_folder):
-            if name.endswith(SUFFIX) and name not in self._shards:
+        for name in self._listed():
+            if name.endswith(SUFFIX) and name not in self._shards and name not in self._passed_over:
                 self._scan(self.shard_folder / name)
         self._scanned = modified if settled else None
+
+    def _listed(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.shard_folder))
+        except NotADirectoryError as error:
+            raise UserError(f"{self.shard_folder} is no folder; move it away, or choose another store.") from error
 
     def _scan(self, path: Path) -> None:
         try:
@@ -192,10 +204,20 @@ class TensorStore:
         except FileNotFoundError:  # collected by another process since the listing
             return
         except DamagedShardError as error:
-            raise _damaged(path, error) from error
+            self._pass_over(path.name, error)
+
+    def _pass_over(self, name: str, error: DamagedShardError) -> None:
+        """What a damaged shard held is not there: its keys can be put anew, the rest of the store is as it was."""
+        self._passed_over.add(name)
+        print(
+            f"Shard {self.shard_folder / name} is damaged ({error}) and passed over: what it held is computed again "
+            f"when needed; `perception store {self.root} gc` deletes it.",
+            file=sys.stderr,
+        )
 
     def _add(self, name: str, index: Index) -> None:
         self._shards.add(name)
+        self._passed_over.discard(name)  # written anew
         places = {names: (name, names) for names in index.values()}
         self._where.update((key, places[names]) for key, names in index.items())
 
@@ -208,10 +230,7 @@ class TensorStore:
         if name in self._readers:
             self._readers.move_to_end(name)
             return self._readers[name]
-        try:
-            reader = ShardReader(self.shard_folder / name)
-        except DamagedShardError as error:
-            raise _damaged(self.shard_folder / name, error) from error
+        reader = ShardReader(self.shard_folder / name)
         self._readers[name] = reader
         if len(self._readers) > _OPEN_SHARDS:
             self._readers.popitem(last=False)
@@ -277,13 +296,12 @@ def read_settings(root: Path) -> dict[str, str]:
     """The content of store.json, checked. Raises UserError when it is absent, broken or of another format."""
     path = root / "store.json"
     try:
-        settings = json.loads(path.read_bytes())
-        known = settings["format"] == FORMAT and (settings["dtype"] is None or settings["dtype"] in DTYPES)
-    except FileNotFoundError as error:
+        settings = read_document(path, {"format": int, "dtype": (str, None)})
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable as the settings of a tensor store; choose another folder.") from error
-    if not known:
+    if settings["format"] != FORMAT or settings["dtype"] not in (None, *DTYPES):
         raise UserError(
             f"{path} describes {settings}; this version reads format {FORMAT} with dtype {', '.join(DTYPES)}."
         )
@@ -292,10 +310,3 @@ def read_settings(root: Path) -> dict[str, str]:
 
 def _dtype_name(dtype: torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _damaged(path: Path, error: DamagedShardError) -> UserError:
-    root = path.parent.parent
-    return UserError(
-        f"Shard {path} is damaged ({error}); delete it with `perception store {root} gc` and run the command again."
-    )

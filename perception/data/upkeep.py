@@ -11,6 +11,7 @@ from pathlib import Path
 from perception.data.files import orphaned_temps
 from perception.data.shards import SUFFIX, DamagedShardError, Index, check_shard, read_index
 from perception.data.store import read_settings
+from perception.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def collect_garbage(
     evicted = _oldest_above(kept, max_bytes)
     temps = orphaned_temps(root)
     doomed = [*damaged, *duplicates, *evicted, *temps]
+    if folders := [path for path in doomed if path.is_dir()]:
+        raise UserError(f"{folders[0]} is a folder, not a shard; move it away and run the command again.")
     freed = sum(_size(path) for path in doomed)
     kept_bytes = sum(_size(path) for path in kept if path not in evicted)
     for path in doomed if not dry_run else ():

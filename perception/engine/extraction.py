@@ -12,11 +12,14 @@ import torch
 
 from perception.backbones import DiffusionBackbone, FeatureSpec
 from perception.backbones.cached import CachedFeatures, check_spec
+from perception.data.documents import conforms
 from perception.data.images import content_hash, image_tensor, read_image
 from perception.data.store import TensorStore
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
+
+_RECORD = {"image_hash": str, "key": str, "latent_key": str, "shapes": {str: [int]}}
 
 
 class Sample(NamedTuple):
@@ -71,6 +74,10 @@ class FeatureExtractor:
     def flush(self) -> None:
         """Put what was computed on disk."""
         self.features.store.flush()
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a line has the fields that this job writes."""
+        return conforms(record, _RECORD)
 
     def still_valid(self, record: dict[str, Any]) -> bool:
         """True while the store has what the record points to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from perception.data.documents import read_document
 from perception.data.files import explain_disk_errors, orphaned_temps, write_atomic
 from perception.engine.items import Item
 from perception.engine.manifest import merge_parts, part_path
 from perception.errors import UserError
 
+SETTINGS = "job.json"
 FORMAT = 1
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 200  # characters
+_BRIEF.maxlist = _BRIEF.maxdict = 50
+_SETTINGS = {"fingerprint?": str, "options": {str: object}}
 ORPHAN_SECONDS = 60.0  # a worker whose job was killed notices it within this time
 
 
@@ -97,21 +104,37 @@ def check_fingerprint(out: Path, fingerprint: str, options: Mapping[str, Any]) -
 
     Raises UserError naming the options that differ.
     """
-    path = out / "job.json"
+    path = out / SETTINGS
     document: dict[str, Any] = {"format": FORMAT, "fingerprint": fingerprint, "options": dict(options)}
     if not path.exists():
         write_atomic(path, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
         return
-    try:
-        stored = json.loads(path.read_bytes())
-        same = stored["fingerprint"] == fingerprint
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not readable as the settings of a job; choose another --out.") from error
-    if not same:
+    stored, known = read_settings(out)
+    if stored != fingerprint:
         raise UserError(
-            f"{out} holds results made {_difference(stored.get('options', {}), document['options'])}; "
+            f"{out} holds results made {_difference(known, document['options'])}; "
             f"choose another --out, or delete that folder to start over."
         )
+
+
+def read_settings(out: Path) -> tuple[str | None, dict[str, Any]]:
+    """Fingerprint (None where it is not told) and options of the job that writes into `out`.
+
+    Raises UserError where they cannot be read.
+    """
+    path = out / SETTINGS
+    try:
+        settings = read_document(path, _SETTINGS)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not readable as the settings of a job ({_reason(error)}); choose another folder, or delete "
+            f"{out} to start over."
+        ) from error
+    return settings.get("fingerprint"), settings["options"]
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -119,4 +142,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if not differing:
         return "with another model"
-    return "with " + ", ".join(f"{key} = {old.get(key)!r} (now {new.get(key)!r})" for key in differing)
+    return "with " + ", ".join(change(key, old, new) for key in differing)
+
+
+def change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """'size = 512 (now 256)' of an option, each value in a few words."""
+    return f"{key} = {_BRIEF.repr(old.get(key))} (now {_BRIEF.repr(new.get(key))})"

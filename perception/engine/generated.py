@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perception.data.documents import conforms
 from perception.data.segmentation_folder import LabelledImage
-from perception.engine.manifest import DONE, is_whole, manifest_path, missing_outputs, part_paths, read_manifest
+from perception.engine.folder import SETTINGS, read_settings
+from perception.engine.manifest import (
+    DONE,
+    is_whole,
+    manifest_path,
+    missing_outputs,
+    part_paths,
+    read_manifest,
+    strange_line,
+)
 from perception.errors import UserError
 from perception.generation.catalogue import SAMPLES
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
 
 ACCEPTED, FILTERED_LABELS = "accepted.txt", "labels_filtered/{}_labelTrainIds.png"  # of `perception score`
+_SAMPLE = {  # fields of a finished sample's manifest line that others read
+    "source": str,
+    "domain": (str, None),
+    "prompt": str,
+    "size": [int, int],
+    "class_pixels": {str: int},
+    "hashes": {str: str},
+    "sampler": {str: object},
+    "model": {"backbone": str, "backbone_fingerprint": str, "controls": [str], "control_fingerprints": [str]},
+    "licences": {"backbone": str, "controls": [str], "labels": str, "autoencoder?": str, "photos?": str},
+    "versions?": {str: str},
+}
 
 
 def generated_images(folder: str | Path, filtered: str | Path | None = None) -> list[LabelledImage]:
@@ -73,11 +95,38 @@ def finished_samples(root: Path) -> list[dict[str, Any]]:
 def set_classes(root: Path) -> tuple[str, ...]:
     """Class names of a generated set by id. Raises UserError for a folder of something else."""
     try:
-        return tuple(json.loads((root / "job.json").read_bytes())["options"]["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{root} is no folder of `perception generate` (job.json: {error!r}); check the path"
-        ) from error
+        options = read_settings(root)[1]
+    except UserError as error:
+        raise UserError(f"{root} is no folder of `perception generate` ({error}); check the path") from error
+    if not conforms(options, {"classes": [str]}):
+        raise UserError(f"{root} is no folder of `perception generate` ({SETTINGS} names no classes); check the path")
+    return tuple(options["classes"])
+
+
+def is_sample(record: Mapping[str, Any], classes: int) -> bool:
+    """Whether the line of a finished item has what `perception generate` writes of a sample."""
+    if not conforms(record, _SAMPLE):
+        return False
+    model, licences = record["model"], record["licences"]
+    return (
+        set(record["class_pixels"]) <= set(map(str, range(classes)))
+        and set(record["output"]) == set(record["hashes"])
+        and len(model["controls"]) == len(model["control_fingerprints"]) == len(licences["controls"])
+        and ("autoencoder" not in licences or isinstance(model.get("vae"), str))
+        and _is_text(json.dumps(record, ensure_ascii=False))
+    )
+
+
+def check_samples(root: Path, records: Iterable[Mapping[str, Any]], classes: int) -> None:
+    """UserError for a finished line that `perception generate` has not written so."""
+    for record in records:
+        if not is_sample(record, classes):
+            raise strange_line(root, record["id"])
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: JSON knows half characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def check_set_classes(root: Path, names: Sequence[str], reader: str) -> None:
@@ -120,4 +169,7 @@ def _accepted(filtered: Path, ids: list[str], root: Path) -> list[str]:
 
 def listed_ids(path: Path) -> list[str]:
     """The sample ids of a file that holds one a line."""
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run the job again to write it anew") from error

@@ -36,7 +36,7 @@ def image_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[I
         raise UserError("No input was given; name at least one image file or folder.")
     roots = [Path(path) for path in inputs]
     found = {path: None for root in roots for path in _images_below(root, out)}
-    parent = Path(os.path.commonpath([_absolute(root if root.is_dir() else root.parent) for root in roots]))
+    parent = Path(os.path.commonpath([_absolute(root if os.path.isdir(root) else root.parent) for root in roots]))
     by_id = {_absolute(path).relative_to(parent).as_posix(): path for path in found}
     return [Item(id=key, path=by_id[key]) for key in sorted(by_id)]
 
@@ -44,7 +44,7 @@ def image_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[I
 def check_out(inputs: Sequence[str | Path], out: Path | None) -> None:
     """UserError where OUT is an input folder: the next run would take the pictures that this one writes for inputs."""
     for path in inputs:
-        if out is not None and Path(path).is_dir() and os.path.realpath(path) == os.path.realpath(out):
+        if out is not None and os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
             raise UserError(
                 f"--out {out} is the folder of the images, to which the job's own pictures would be added; choose "
                 "another one, such as a sub-folder."
@@ -61,13 +61,13 @@ def labelled_items(folder: str | Path, out: Path | None = None) -> list[Item]:
     """
     root = Path(folder)
     entries = sorted(path for path in _listed(root) if not path.name.startswith("."))
-    loose = [path.name for path in entries if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    loose = [path.name for path in entries if not os.path.isdir(path) and path.suffix.lower() in IMAGE_SUFFIXES]
     if loose:
         raise UserError(
             f"{root} has images outside class folders ({loose[0]}); move each into a sub-folder of its class."
         )
     own = None if out is None else out.resolve()
-    classes = [path for path in entries if path.is_dir() and path.resolve() != own]
+    classes = [path for path in entries if os.path.isdir(path) and path.resolve() != own]
     if not classes:
         raise UserError(f"{root} has no sub-folders; one sub-folder per class was expected.")
     items = [
@@ -79,7 +79,7 @@ def labelled_items(folder: str | Path, out: Path | None = None) -> list[Item]:
 
 
 def _images_below(root: Path, out: Path | None) -> list[Path]:
-    if root.is_file():
+    if os.path.exists(root) and not os.path.isdir(root):
         return [root]
     images = [path for path in _walk(root, out) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
@@ -88,7 +88,10 @@ def _images_below(root: Path, out: Path | None) -> list[Path]:
 
 
 def _walk(root: Path, out: Path | None) -> Iterator[Path]:
-    """Visible files below `root` but `out`; symbolic links to folders are followed, each real folder once."""
+    """Visible files below `root` but `out`; symbolic links to folders are followed, each real folder once.
+
+    An empty folder with the name of an image counts as one, so that the job says what is wrong with it.
+    """
     seen = set() if out is None else {os.path.realpath(out)} - {os.path.realpath(root)}
     stack = [root]
     while stack:
@@ -98,10 +101,10 @@ def _walk(root: Path, out: Path | None) -> Iterator[Path]:
             continue
         seen.add(real)
         for path in _visible(_listed(folder)):
-            if path.is_dir():
-                stack.append(path)
-            else:
+            if not os.path.isdir(path) or (path.suffix.lower() in IMAGE_SUFFIXES and not _listed(path)):
                 yield path
+            else:
+                stack.append(path)
 
 
 def _visible(paths: Iterable[Path]) -> Iterator[Path]:
@@ -115,6 +118,8 @@ def _listed(folder: Path) -> list[Path]:
         raise UserError(f"{folder} does not exist; name an image file or a folder of images.") from error
     except NotADirectoryError as error:
         raise UserError(f"{folder} is not a folder; one sub-folder per class was expected.") from error
+    except ValueError as error:
+        raise UserError(f"{str(folder)!r} is no name of a file or folder ({error}); check the path.") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}); check its permissions.") from error
 

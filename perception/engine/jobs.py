@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from perception.engine.items import Item
-from perception.errors import UserError
+from perception.errors import UserError, printable
 
 ENGINES = ("local", "torchrun", "ray")
 
@@ -25,8 +27,11 @@ class Predictor(Protocol):
     """Images in, results out. Built once per process, by a function without arguments.
 
     Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
-    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it), and
-    `still_valid(record) -> bool` (False: redo a finished item, because what its line points to is gone).
+    `flush() -> None` (called before manifest lines are written: whatever they point to must be on disk after it; lines
+    are then written at the end of each lot of items alone, so that what is flushed together depends on the items and
+    not on the clock), `spent() -> int` (denoiser evaluations so far, for the progress bar), `is_own(record) -> bool`
+    (False: redo a finished item, because its line has other fields than this job writes), and `still_valid(record) ->
+    bool` (False: redo a finished item, because what its line points to is gone).
     """
 
     fingerprint: str  # of the model and of every option that changes a result
@@ -38,6 +43,17 @@ class Predictor(Protocol):
         """Device side: one outcome per prepared sample, up to rounding the same whatever the batch.
 
         UserError stops the job.
+        """
+
+
+class StreamingPredictor(Predictor, Protocol):
+    """A predictor that works on several items at a time and ends each when it is ready, in any order."""
+
+    def stream(self, samples: Iterable[tuple[int, Any]], together: int, /) -> Iterator[tuple[int, Outcome] | None]:
+        """Take prepared samples one by one, at most `together` at a time, and yield the number and outcome of each.
+
+        Yields None now and then while nothing ends, so that outcomes that wait for the disk get there. Outcomes are up
+        to rounding the same whatever `together` is. UserError stops the job.
         """
 
 
@@ -66,19 +82,21 @@ class JobOptions:
     """Where and how a job runs. None of these changes a result, only `seed` stands in the manifest.
 
     Raises:
-        UserError: an unknown engine, or a number below its minimum.
+        UserError: an empty name, an unknown engine, or a number below its minimum.
     """
 
     out: Path
-    batch_size: int = 8  # items per call, halved when memory runs out
+    batch_size: int = 8  # items per call, or at a time in a stream; halved when memory runs out
     engine: str = "local"  # "local": this process; "torchrun": RANK of WORLD_SIZE; "ray": workers of a Ray cluster
     workers: int = 2  # threads that read and prepare items
     progress: bool = True  # a bar on stderr
     seed: int = 0  # recorded in every manifest line
-    commit_seconds: float = 0.0  # at most this much finished work is not yet in the manifest; 0: commit every batch
+    commit_seconds: float = 5.0  # finished items are in the manifest after so long; 0: at once
     ray: RayOptions = field(default_factory=RayOptions)  # of the engine "ray" alone
 
     def __post_init__(self) -> None:
+        if not os.fspath(self.out):
+            raise UserError("The output folder has an empty name; give it one.")
         object.__setattr__(self, "out", Path(self.out))
         if self.engine not in ENGINES:
             raise UserError(f"Unknown engine '{self.engine}'; choose one of {', '.join(ENGINES)}.")
@@ -86,6 +104,8 @@ class JobOptions:
             value = getattr(self, name)
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
+        if not 0 <= self.commit_seconds < math.inf:
+            raise UserError(f"commit_seconds is {self.commit_seconds}; it must be 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -107,9 +127,13 @@ class JobSummary:
         return 1 if self.failed and self.rank == 0 else 0
 
     def render(self) -> str:
-        """One line of counts, then one per failure kept."""
+        """One line of counts, then one per failure kept, as a terminal may show them."""
         counts = f"{self.done} done, {self.skipped} already there, {self.failed} failed, {self.seconds:.1f} s"
         more = [f"... and {self.failed - len(self.reasons)} more failures, see the manifest"]
         return "\n".join(
-            [f"{counts}: {self.manifest}", *self.reasons, *(more if self.failed > len(self.reasons) else [])]
+            [
+                printable(f"{counts}: {self.manifest}"),
+                *map(printable, self.reasons),
+                *(more if self.failed > len(self.reasons) else []),
+            ]
         )

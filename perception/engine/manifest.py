@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
+from perception.data.documents import conforms, parse_json
 from perception.data.files import explain_disk_errors, fsync_folder, write_atomic
 from perception.engine.items import Item
 from perception.errors import UserError
 
 DONE, FAILED = "done", "failed"
 RESERVED = ("id", "status", "output", "seed", "hash", "versions", "reason")
+_LINE = (  # what every line has, for all jobs
+    {"id": str, "status": {FAILED}},
+    {"id": str, "status": {DONE}, "output": [str], "hash?": (str, None)},
+)
 
 
 def manifest_path(out: Path) -> Path:
@@ -47,7 +52,7 @@ class ManifestReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offsets: dict[str, int] = {}  # id -> byte offset of its last line
-        self._file = open(path, "rb") if path.exists() else None  # noqa: SIM115 - closed by close()
+        self._file = _opened(path)
         self._lock = threading.Lock()
         self._index()
 
@@ -59,8 +64,9 @@ class ManifestReader:
             return self._file.readline()
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The record of item `key`, or None."""
-        return json.loads(self.line(key)) if key in self.offsets else None
+        """The record of item `key`; None where there is none, or none that a job can have written."""
+        record = parse_json(self.line(key)) if key in self.offsets else None
+        return record if _is_record(record) else None
 
     def close(self) -> None:
         """Close the file."""
@@ -80,14 +86,25 @@ class ManifestReader:
             offset += len(line)
 
 
-def read_manifest(out: Path) -> Iterable[dict[str, Any]]:
-    """The records of a finished job, in item order."""
+def read_manifest(out: Path) -> Iterator[dict[str, Any]]:
+    """The records of a finished job, in item order. Raises UserError for a line that no job writes."""
     reader = ManifestReader(manifest_path(out))
     try:
         for key in reader.offsets:
-            yield json.loads(reader.line(key))
+            record = reader.get(key)
+            if record is None:
+                raise strange_line(out, key)
+            yield record
     finally:
         reader.close()
+
+
+def strange_line(out: Path, key: str) -> UserError:
+    """What to say of a line whose fields are not those that its job writes."""
+    return UserError(
+        f"The line of {key!r} in {manifest_path(out)} has other fields than were written; delete that line and run "
+        "the job again."
+    )
 
 
 def missing_outputs(out: Path, record: Mapping[str, Any]) -> list[Path]:
@@ -97,7 +114,10 @@ def missing_outputs(out: Path, record: Mapping[str, Any]) -> list[Path]:
 
 def is_whole(path: Path) -> bool:
     """Whether a file is there and not empty, as a crash of the machine may leave it."""
-    return path.is_file() and path.stat().st_size > 0
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:  # a name that no file system takes
+        return False
 
 
 class ManifestWriter:
@@ -150,11 +170,30 @@ def merge_parts(out: Path, items: Sequence[Item]) -> None:
     fsync_folder(out)
 
 
+def _opened(path: Path) -> BinaryIO | None:
+    """The file for reading, None where there is none. Raises UserError for a folder or a device of that name."""
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise UserError(f"{path} is no file, but the name of a manifest; move it away, or choose another --out.")
+    return open(path, "rb")
+
+
 def _line_id(line: bytes) -> str | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
-    return record["id"] if isinstance(record, dict) and isinstance(record.get("id"), str) else None
+    return record["id"] if conforms(record, {"id": str}) else None
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line has what every line has; its outputs lie below OUT."""
+    return conforms(record, _LINE) and (record["status"] == FAILED or all(map(_is_below, record["output"])))
+
+
+def _is_below(path: str) -> bool:
+    relative = PurePosixPath(path)
+    return not relative.is_absolute() and ".." not in relative.parts and "\0" not in path

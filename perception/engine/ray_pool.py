@@ -22,12 +22,10 @@ from perception.engine.folder import check_fingerprint, claim_free
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Predictor, RayOptions
 from perception.engine.progress import progress_bar
-from perception.engine.share import Counts, Share
+from perception.engine.share import Counts, Share, lot_size
 from perception.errors import UserError
 
 LIVES = 3  # deaths per worker before the job ends; Ray starts dead workers anew and gives out their lots again
-_LOTS_PER_WORKER = 8  # so that workers end at about the same time
-_BATCHES_PER_LOT = 16  # at most: what a dead worker's successor does again
 _OBJECT_STORE = 512 << 20  # bytes of a local cluster; it holds the items and no results
 
 _DEATHS = (
@@ -76,7 +74,8 @@ class Worker:
                 raise self._problem
             if self._share is None:
                 self._share = self._open()
-            return self._share.work(self._items[first:last], lambda count: None)
+            lot = lot_size(len(self._items), self._options.batch_size)
+            return self._share.work(self._items[first:last], lot, lambda count, earlier: None)
         except UserError as error:
             return error
 
@@ -98,7 +97,7 @@ def run_on_ray(items: Sequence[Item], build: Callable[[], Predictor], options: J
             if isinstance(report, UserError):
                 raise report
             counts.add(report)
-            advance(report.done + report.failed + report.skipped)
+            advance(report.done + report.failed + report.skipped, report.skipped)
     return counts
 
 
@@ -106,7 +105,8 @@ def _reports(
     items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions, pool: Pool
 ) -> Iterator[Counts | UserError]:
     ray = _ray()
-    lots = lots_of(len(items), options.batch_size, pool.workers)
+    lot = lot_size(len(items), options.batch_size)
+    lots = [{"first": first, "last": min(first + lot, len(items))} for first in range(0, len(items), lot)]
     workers = min(pool.workers, len(lots))
     data = ray.data.from_items(lots, override_num_blocks=len(lots)).map_batches(
         Worker,
@@ -124,13 +124,6 @@ def _reports(
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"The Ray cluster failed ({reason}); run the same command again to resume.") from error
-
-
-def lots_of(items: int, batch_size: int, workers: int) -> list[dict[str, int]]:
-    """Cut `items` into lots of whole batches (the last one may be short): several per worker, of bounded size."""
-    batches = min(max(items // (_LOTS_PER_WORKER * workers * batch_size), 1), _BATCHES_PER_LOT)
-    size = batches * batch_size
-    return [{"first": first, "last": min(first + size, items)} for first in range(0, items, size)]
 
 
 @contextmanager

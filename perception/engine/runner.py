@@ -11,7 +11,7 @@ from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, JobSummary, Predictor
 from perception.engine.manifest import manifest_path, merge_parts
 from perception.engine.progress import progress_bar
-from perception.engine.share import Counts, Share, batches_of
+from perception.engine.share import Counts, Share, lot_size, lots_of
 from perception.errors import UserError
 
 
@@ -61,10 +61,12 @@ def _run(items: Sequence[Item], build: Callable[[], Predictor], options: JobOpti
         settle(options.out, items)
     group.gather(None)
     check_fingerprint(options.out, predictor.fingerprint, settings)
-    own = batches_of(items, options.batch_size, group.rank, group.world)
+    lot = lot_size(len(items), options.batch_size)
+    own = lots_of(items, lot, group.rank, group.world)
     share = Share(predictor, options, group.rank)
-    with share, progress_bar(len(own), options.progress and group.rank == 0) as advance:
-        done = share.work(own, advance)
+    show = options.progress and group.rank == 0
+    with share, progress_bar(len(own), show, getattr(predictor, "spent", None)) as advance:
+        done = share.work(own, lot, advance)
     counts = Counts()
     for each in group.gather(done):
         counts.add(each)

@@ -6,16 +6,18 @@ import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 from perception.data.files import file_hash
+from perception.data.inputs import MOST_BYTES
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome, Predictor
-from perception.errors import UserError
+from perception.errors import UserError, printable
 
 TOO_LARGE = "It does not fit into memory even alone; choose a smaller --size or another --device."
+WAIT_SECONDS = 60.0  # for one item, before the user is told which
 _MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA and MPS; CPU allocators
 
 
@@ -35,7 +37,7 @@ def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | No
     """Hash the item, skip it when that content is finished, else prepare it. Bad input becomes a reason."""
     digest, unchecked = None, True
     try:
-        digest = file_hash(item.path) if item.path is not None else None
+        digest = file_hash(item.path, MOST_BYTES) if item.path is not None else None
         if finished(item, digest):
             return Prepared(item, digest, skip=True)
         unchecked = False
@@ -52,16 +54,25 @@ def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | No
 def prefetch(items: Iterable[Item], load: Callable[[Item], Prepared], workers: int, ahead: int) -> Iterator[Prepared]:
     """Load items in threads and yield them in order, with at most `ahead` of them in memory."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    pending: deque[Future[Prepared]] = deque()
+    pending: deque[tuple[Item, Future[Prepared]]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(load, item))
+            pending.append((item, pool.submit(load, item)))
             if len(pending) >= ahead:
-                yield pending.popleft().result()
+                yield _awaited(*pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield _awaited(*pending.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _awaited(item: Item, future: Future[Prepared]) -> Prepared:
+    """The item, once it is loaded; one line on stderr where that takes longer than a file should."""
+    wait([future], WAIT_SECONDS)
+    if not future.done():
+        name = printable(str(item.path or item.id))
+        print(f"still waiting for {name} after {WAIT_SECONDS:g} s; its disk or network may be stuck", file=sys.stderr)
+    return future.result()
 
 
 class MicroBatcher:
@@ -96,7 +107,7 @@ class MicroBatcher:
             if len(outcomes) != len(chunk):
                 raise ValueError(f"the predictor returned {len(outcomes)} outcomes for {len(chunk)} samples")
             return outcomes
-        _release_memory()  # outside the handler: the traceback held the tensors
+        release_memory()  # outside the handler: the traceback held the tensors
         return None
 
 
@@ -107,7 +118,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MEMORY_MESSAGES)
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
+    """Give freed memory of the device back, so that a smaller attempt may use it."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from perception.data.overlay import overlay_labels
+from perception.data.picture_files import open_picture
 from perception.data.pictures import png_bytes
 from perception.generation.labels import Vocabulary, colour_picture
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
@@ -72,9 +73,9 @@ def preview_sheet(
 
 def _cell(root: Path, record: Record, vocabulary: Vocabulary, height: int) -> np.ndarray:
     """RGB uint8 [height, W, 3]."""
-    with Image.open(root / IMAGE_PLACE.format(record["id"])) as image:
+    with open_picture(root / IMAGE_PLACE.format(record["id"])) as image:
         pixels = np.asarray(image.convert("RGB"))
-    with Image.open(root / LABEL_PLACE.format(record["id"])) as image:
+    with open_picture(root / LABEL_PLACE.format(record["id"])) as image:
         labels = np.asarray(image)
     palette = palette_of(vocabulary)
     strip = np.concatenate([pixels, colour_picture(labels, palette), overlay_labels(pixels, labels, palette, 0.5)], 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from perception.data.inputs import read_json
 from perception.errors import UserError
 
 RULES = ("rank", "loss")
@@ -52,10 +52,7 @@ def read_counts(path: Path, known: Collection[str], wanted: Iterable[str]) -> di
     Raises:
         UserError: the file is broken, names a label map that is not there, or none for one that is.
     """
-    try:
-        counts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the sample counts {path} cannot be read ({error}); expected a JSON file") from error
+    counts = read_json(path, "the sample counts ")
     if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
         raise UserError(f"the sample counts {path} are no table; expected {{label map: number of samples, 0 or more}}")
     if unknown := sorted(set(counts) - set(known)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from perception.data.segmentation_folder import exact_ids
 from perception.data.world.vocabulary import CLASSES, PALETTE
 from perception.errors import UserError
 
@@ -75,16 +76,17 @@ CITYSCAPES = Vocabulary(CLASSES, PALETTE)
 
 
 def check_label_map(labels: np.ndarray, classes: int, name: str = "the label map") -> np.ndarray:
-    """The map itself, [H, W] of class ids 0..classes-1 and 255.
+    """The map as uint8 [H, W] of class ids 0..classes-1 and 255; other types pass where every value is such an id.
 
     Raises:
-        UserError: it has another shape or type, is empty, or holds other ids.
+        UserError: it has another shape, is empty, or holds other values.
     """
-    if labels.ndim != 2 or labels.dtype != np.uint8 or 0 in labels.shape:
+    if labels.ndim != 2 or 0 in labels.shape:
         raise UserError(
             f"{name} has the shape {list(labels.shape)} and type {labels.dtype}; expected uint8 [height, width], "
             "one class id per pixel"
         )
+    labels = exact_ids(labels, name)
     wrong = [int(v) for v in np.unique(labels) if v >= classes and v != IGNORE]
     if wrong:
         raise UserError(
@@ -100,9 +102,13 @@ def one_hot(labels: np.ndarray | Tensor, classes: int) -> Tensor:
     The input is left as it is (the reference writes the ignore channel's number over 255 in the caller's array).
 
     Raises:
-        UserError: for ids outside 0..classes-1 that are not 255.
+        UserError: for values other than 0..classes-1 and 255, fractions too.
     """
-    ids = torch.as_tensor(labels).long()  # a copy
+    given = torch.as_tensor(labels)
+    ids = given.long()
+    if not torch.equal(ids.to(given.dtype), given):
+        raise UserError(f"the label map holds {given.dtype} values that are no whole numbers; expected class ids")
+    ids = ids.clone()
     ids[ids == IGNORE] = classes
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > classes):
         raise UserError(

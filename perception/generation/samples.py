@@ -59,23 +59,23 @@ def label_files(folder: str | Path) -> dict[str, Path]:
 def plan_samples(
     files: Mapping[str, Path],  # of `label_files`
     per_label: int | Mapping[str, int],  # of every label map, or by label map
-    domains: Sequence[str],  # dealt out in turn; (): drawn for each sample
+    domains: Sequence[str],  # dealt out evenly; (): drawn for each sample
     seed: int,
     labels: Mapping[str, int | None],  # label map -> class to crop around; only these are used
 ) -> list[Sample]:
-    """All samples, map by map. More repetitions or maps leave the samples that there were as they are.
+    """All samples, map by map. More repetitions leave the samples that there were as they are.
 
     Raises:
         UserError: two label maps would give samples of the same name.
     """
     samples: list[Sample] = []
     stems: dict[str, str] = {}
-    for source, label in labels.items():
+    counts = [per_label if isinstance(per_label, int) else per_label[source] for source in labels]
+    for (source, label), told in zip(labels.items(), dealt_domains(domains, counts, seed), strict=True):
         stem = sample_stem(source)
         if (other := stems.setdefault(stem, source)) != source:
             raise UserError(f"the label maps {other} and {source} would give samples of one name; rename one of them")
-        for repetition in range(per_label if isinstance(per_label, int) else per_label[source]):
-            domain = _domain(domains, seed, stem, repetition)
+        for repetition, domain in enumerate(told):
             samples.append(Sample(f"{stem}_{repetition}", files[source], source, repetition, label, domain))
     return samples
 
@@ -86,13 +86,26 @@ def sample_stem(source: str) -> str:
     return next((stem.removesuffix(end) for end in LABEL_SUFFIXES if stem.endswith(end)), stem)
 
 
-def _domain(domains: Sequence[str], seed: int, stem: str, repetition: int) -> str | None:
-    """In turn from a start that differs from map to map, so that few repetitions do not favour the first domains."""
+def dealt_domains(domains: Sequence[str], counts: Sequence[int], seed: int) -> list[list[str | None]]:
+    """The domain of every repetition of every label map ("": none; None: drawn), `counts` repetitions of each.
+
+    Dealt out in turn over the whole job, in an order drawn from the seed: the first repetition of all maps, then the
+    second, ... So the domains differ by at most one sample, whatever the size of the job. After a round that comes out
+    even the next one begins a domain later: the repetitions of a map differ.
+    """
     if not domains:
-        return None
-    start = int(layout_stream(seed, f"domain/{stem}").integers(len(domains)))
-    name = domains[(start + repetition) % len(domains)]
-    return "" if name == NONE else name
+        return [[None] * count for count in counts]
+    order = [domains[number] for number in layout_stream(seed, "domains").permutation(len(domains))]
+    hands: list[list[str | None]] = [[] for _ in counts]
+    dealt = later = 0
+    for repetition in range(max(counts, default=0)):
+        for hand, count in zip(hands, counts, strict=True):
+            if repetition < count:
+                name = order[(dealt + later) % len(order)]
+                hand.append("" if name == NONE else name)
+                dealt += 1
+        later += dealt % len(order) == 0
+    return hands
 
 
 def read_label_map(path: Path, vocabulary: Vocabulary) -> np.ndarray:

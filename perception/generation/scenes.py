@@ -87,7 +87,7 @@ class SceneComposer:
         photo: np.ndarray | None = None,
     ) -> Scene:
         """As a call, from given streams."""
-        check_label_map(labels, len(self.vocabulary))
+        labels = check_label_map(labels, len(self.vocabulary))
         for image in others:
             if image.ndim != 3 or image.shape[1:] != labels.shape:
                 raise UserError(

@@ -39,7 +39,7 @@ def test_a_file_of_templates(tmp_path):
     with pytest.raises(UserError, match=r"the template file .* is empty; give it a sentence with \{\} per line"):
         read_templates(file)
     file.write_bytes(b"a {} \xe9")
-    with pytest.raises(UserError, match="must be a UTF-8 text file"):
+    with pytest.raises(UserError, match="must be a readable UTF-8 text file"):
         read_templates(file)
     with pytest.raises(
         UserError, match=r"no template file or set 'cars'; give a sentence with \{\} .* aircraft, caltech101"

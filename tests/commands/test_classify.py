@@ -24,6 +24,7 @@ from perception.commands.classify_rules import METHODS
 from perception.engine import runner
 from perception.errors import UserError
 
+EXACT = ("label", "ranking", "evaluations", "survivors", "stop", "rounds", "samples")
 STAGES = ("--samples", "2,4", "--keep", "2,1")
 
 
@@ -92,26 +93,66 @@ def test_evaluate_reads_the_truth_from_the_folder_after_a_run_without_it(run, fo
     assert f"top-1                4  {100 * right / 4:7.2f}%" in printed
 
 
-@pytest.mark.parametrize(("batch_size", "whole"), [(1, 2), (3, 1)])
-def test_an_interrupted_run_resumes_to_the_same_bytes(run, folder, tmp_path, monkeypatch, batch_size, whole):
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_interrupted_run_keeps_what_is_decided_and_resumes_to_the_same_answers(
+    run, folder, tmp_path, monkeypatch, batch_size
+):
+    """To the same bytes where images race one by one; else other images meet in a call, which tells in last digits."""
     arguments = (folder, "--batch-size", batch_size)
     run(*arguments, out=tmp_path / "whole")
-    finish, calls = ImageClassifier.__call__, []
+    outcome, decided = ImageClassifier._outcome, []
 
-    def interrupted(self, batch):
-        calls.append(batch)
-        if len(calls) > whole:
+    def interrupted(self, entered, result):
+        if len(decided) == 2:
             raise KeyboardInterrupt
-        return finish(self, batch)
+        decided.append(result)
+        return outcome(self, entered, result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageClassifier, "__call__", interrupted)
+        patch.setattr(ImageClassifier, "_outcome", interrupted)
         status, _, complaint = run(*arguments)
     assert status == 130
     assert "run the same command again to resume" in complaint
     _, printed, _ = run(*arguments)
-    assert f"{4 - whole * batch_size} done, {whole * batch_size} already there" in printed
-    assert (tmp_path / "out/manifest.jsonl").read_bytes() == (tmp_path / "whole/manifest.jsonl").read_bytes()
+    assert "2 done, 2 already there" in printed
+    resumed, whole = (tmp_path / name / "manifest.jsonl" for name in ("out", "whole"))
+    if batch_size == 1:
+        assert resumed.read_bytes() == whole.read_bytes()
+    for one, other in zip(_records(tmp_path / "out"), _records(tmp_path / "whole"), strict=True):
+        assert one["errors"] == pytest.approx(other["errors"], rel=1e-5)
+        assert [one[key] for key in EXACT] == [other[key] for key in EXACT]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_two_runs_write_the_same_bytes(run, folder, tmp_path, batch_size):
+    """Errors too, whose files hold their metadata in a fixed order."""
+    for name in ("out", "again"):
+        run(folder, "--batch-size", batch_size, "--save-errors", "--error-maps", out=tmp_path / name)
+    files = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert sum(path.suffix == ".safetensors" for path in files) == 4
+    for path in files:
+        assert (tmp_path / "out" / path).read_bytes() == (tmp_path / "again" / path).read_bytes(), path
+
+
+def test_a_line_names_the_best_of_many_classes_and_the_file_of_errors_all(run, folder, tmp_path):
+    names = ",".join(f"kind number {number}" for number in range(100))
+    image = folder / "cat" / "1.png"
+    status, _, _ = run(
+        image,
+        "--classes",
+        names,
+        "--size",
+        "64",
+        "--save-errors",
+        stages=("--samples", "1", "--keep", "1"),
+    )
+    assert status == 0
+    (line,) = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert len(line) < 2000 and len(record["errors"]) == 10 and record["prompt"] in record["errors"]
+    errors = load_file(tmp_path / "out/errors/1.png.safetensors")["errors"]
+    assert errors.shape == (100, 1) and errors.isfinite().all()
+    assert sorted(record["errors"].values()) == pytest.approx(errors[:, 0].sort().values[:10].tolist())
 
 
 def test_an_answer_does_not_depend_on_neighbours_or_name(run, folder, tmp_path):
@@ -130,9 +171,7 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
     run(folder, *arguments, out=tmp_path / "single", stages=())
     run(folder, *arguments, "--batch-size", 3, stages=())
     for single, batched in zip(_records(tmp_path / "single"), _records(tmp_path / "out"), strict=True):
-        assert {key: batched[key] for key in ("label", "evaluations", "survivors", "stop", "rounds", "samples")} == {
-            key: single[key] for key in ("label", "evaluations", "survivors", "stop", "rounds", "samples")
-        }
+        assert [batched[key] for key in EXACT] == [single[key] for key in EXACT]
         assert batched["errors"] == pytest.approx(single["errors"], rel=1e-5)
 
 

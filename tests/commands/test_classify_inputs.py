@@ -143,7 +143,7 @@ def test_the_report_names_the_customary_figure_and_the_mistakes(tmp_path):
     names = ("cat", "cow", "dog")
     number = {name: c for c, name in enumerate(names)}
     answers = [
-        Answer.of({"ranking": [guess, *(n for n in names if n != guess)]}, number[truth], names, number)
+        Answer.of({"ranking": [guess, *(n for n in names if n != guess)]}, number[truth], number)
         for truth, guess in rows
     ]
     lines = accuracy_lines(tmp_path, answers, names, "mean per class")
@@ -153,12 +153,12 @@ def test_the_report_names_the_customary_figure_and_the_mistakes(tmp_path):
 
 def test_the_calibration_error_is_that_of_the_label(tmp_path):
     """Ties, and labels of less than the largest probability, as a race may leave them."""
-    names, number = ("cat", "dog"), {"cat": 0, "dog": 1}
+    number = {"cat": 0, "dog": 1}
     records = [
         {"label": "dog", "ranking": ["dog", "cat"], "probabilities": {"cat": 0.5, "dog": 0.5}},
         {"label": "dog", "ranking": ["dog", "cat"], "probabilities": {"cat": 0.6, "dog": 0.4}},
     ]
-    lines = calibration_lines(tmp_path, [Answer.of(record, 1, names, number) for record in records])
+    lines = calibration_lines(tmp_path, [Answer.of(record, 1, number) for record in records])
     assert lines[0] == "mean confidence 45.00%, expected calibration error 55.00%"
 
 

@@ -31,8 +31,8 @@ def parse():
 
 
 def test_job_arguments_become_options(parse):
-    args = parse("--out", "o", "--workers", "7", "--seed", "3", "--no-progress")
-    assert job_options(args, commit_seconds=2.0) == JobOptions(
+    args = parse("--out", "o", "--workers", "7", "--seed", "3", "--no-progress", "--commit-seconds", "2")
+    assert job_options(args) == JobOptions(
         out=Path("o"), batch_size=5, engine="local", workers=7, progress=False, seed=3, commit_seconds=2.0
     )
     with pytest.raises(UserError, match="No output folder was given"):

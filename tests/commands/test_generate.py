@@ -173,6 +173,12 @@ def test_a_rerun_does_nothing_and_more_repetitions_extend(generate, tmp_path, ca
     assert {k: v for k, v in first.items() if k.startswith("images/")}.items() <= files(tmp_path / "out").items()
 
 
+def test_two_maps_and_two_domains_make_one_of_each(generate, tmp_path):
+    for seed in ("0", "1", "2"):
+        assert generate("--domains", "night,fog", "--steps", "1", "--rescale", "1", "--seed", seed, out=seed) == 0
+        assert sorted(line["domain"] for line in manifest(tmp_path / seed)) == ["fog", "night"]
+
+
 def test_another_option_or_seed_is_another_set(generate, tmp_path, capsys):
     assert generate() == 0
     assert generate("--steps", "3") == 2
@@ -418,6 +424,14 @@ def test_dry_run(generate, tmp_path, capsys):
     assert rows["items"] == "6" and "TFLOP (denoiser" in rows["per image"]
     assert 0 < int(rows["denoiser evaluations"]) <= 6 * 2 * 2 * (1 + 4)  # images, halves, steps, windows
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_why_the_label_maps_cannot_be_used(generate, maps, tmp_path, capsys):
+    for path in maps.rglob("*.png"):
+        Image.fromarray(np.full((96, 96), 77, np.uint8)).save(path)
+    assert generate("--dry-run") == 2
+    error = reason(capsys)
+    assert "None of the 2 label maps looked at can be used; the first: " in error and "77" in error
 
 
 def test_compiled_networks_are_recorded_and_give_the_same_images(generate, monkeypatch, tmp_path, capsys):

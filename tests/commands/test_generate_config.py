@@ -43,7 +43,7 @@ def test_options_files(tmp_path, name, text):
         ("o.json", '{"per_lable": 3}', "did you mean 'per_label'"),
         ("o.json", '{"dry_run": "yes"}', "--dry-run is a switch"),
         ("o.json", "[1]", "holds no names and values"),
-        ("o.json", "{", "cannot be read"),
+        ("o.json", "{", "is no JSON"),
         ("o.py", "1 / 0", "ZeroDivisionError"),
         ("o.yaml", "", "is no options file"),
     ],

@@ -154,7 +154,7 @@ def test_dry_run_counts_and_writes_nothing(run, folder, tmp_path):
 
 def test_dry_run_counts_what_a_killed_run_finished(run, folder):
     (folder / "killed").mkdir()
-    part_path(folder / "killed", 0).write_bytes(encode_line({"id": "0.png", "status": "done"}))
+    part_path(folder / "killed", 0).write_bytes(encode_line({"id": "0.png", "status": "done", "output": []}))
     arguments = (folder / "images", "--captions", folder / "captions.txt", "--dry-run")
     assert "items  3" in run(*arguments, out=folder / "killed")[1]
 

@@ -163,6 +163,14 @@ def test_another_model_or_size_needs_another_out(segment, capsys):
     assert "with size = None (now [128, 128]); choose another --out" in capsys.readouterr().err
 
 
+def test_a_dry_run_says_why_no_image_can_be_read(segment, photos, capsys):
+    for path in (path for path in photos.rglob("*") if path.is_file()):
+        path.write_bytes(b"no picture")
+    assert segment("--dry-run") == 2
+    error = capsys.readouterr().err
+    assert "None of the 3 images can be read; the first: " in error and "a.png is not an image" in error
+
+
 def test_dry_run_writes_nothing(segment, photos, tmp_path, capsys):
     (photos / "a.png").write_bytes(b"no image")  # the plan takes the next one
     assert segment("--dry-run") == 0

@@ -1,6 +1,7 @@
 """Every kind of image file that people have, and every kind that is broken."""
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -143,11 +144,11 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 
 def test_an_unreadable_file_is_one_sentence(tmp_path, monkeypatch):
-    def refuse(self):
+    def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
 
     path = saved(tmp_path / "a.png", noise())
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UserError, match=r"a\.png cannot be read \(Permission denied\); check its permissions"):
         read_image(path)
 

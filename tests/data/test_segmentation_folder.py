@@ -68,9 +68,10 @@ def test_label_maps(tmp_path):
 
 @pytest.mark.parametrize("error", [Image.DecompressionBombError, ValueError, TypeError, EOFError])
 def test_damaged_label_maps_are_one_sentence(tmp_path, monkeypatch, error):
-    def fail(path):
+    def fail(*arguments, **options):
         raise error("broken chunk")
 
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match=r"a.png cannot be read \(broken chunk\); replace the file"):
         read_labels(tmp_path / "a.png")

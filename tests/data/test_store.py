@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import threading
@@ -216,29 +215,6 @@ for store in stores:
         f"{tmp_path / name} is left without what was computed last" for name in ("spent_1", "spent_2")
     ]
     assert all("a" in TensorStore(tmp_path / name, read_only=True) for name in ("good_1", "good_2"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda content: content[:-1], r"it has \d+ bytes instead of \d+"),
-        (lambda content: content[:20], "its header is not that of a tensor store"),
-        (lambda content: b"", "its header is cut off"),
-        (lambda content: content[:8] + b"x" + content[9:], "its header is not that of a tensor store"),
-        (lambda content: struct.pack("<Q", 2) + b"{}", "its header is not that of a tensor store"),
-    ],
-)
-def test_a_damaged_shard_is_named_and_gc_drops_it(tmp_path, damage, reason):
-    filled(tmp_path, "a")
-    (path,) = shards(tmp_path)
-    path.write_bytes(damage(path.read_bytes()))
-    store = TensorStore(tmp_path)
-    with pytest.raises(UserError, match=rf"Shard .* is damaged \({reason}\); delete it with `perception store .* gc`"):
-        store.get("a")
-    assert [name for name, _ in store.verify().damaged] == [path.name]
-    assert store.stat()["damaged"] == 1
-    assert store.gc().damaged == (path.name,)
-    assert store.get("a") is None and store.verify().ok
 
 
 def test_verify_finds_a_flipped_bit_and_gc_with_check_drops_it(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,27 @@ class Shouter:
             self.on_batch(list(batch))
         self.batches.append(list(batch))
         return [Outcome({"length": len(text)}, {f"shouts/{text}.txt": text.upper().encode()}) for text in batch]
+
+
+class StreamShouter(Shouter):
+    """Shouts several texts at a time; of every two the one that came last is ready first."""
+
+    def stream(self, samples: Iterable[tuple[int, str]], together: int) -> Iterator[tuple[int, Outcome] | None]:
+        waiting, racing = iter(samples), []
+        while True:
+            while len(racing) < together and (sample := next(waiting, None)) is not None:
+                racing.append(sample)
+            if not racing:
+                return
+            number, _ = racing[min(1, len(racing) - 1)]
+            outcomes = dict(zip([key for key, _ in racing], self([text for _, text in racing]), strict=True))
+            racing = [each for each in racing if each[0] != number]
+            yield number, outcomes[number]
+            yield None
+            while racing:
+                number, text = racing.pop(0)
+                (outcome,) = self([text])
+                yield number, outcome
 
 
 class Desk:
@@ -75,3 +96,9 @@ def desk(tmp_path: Path) -> Desk:
 def shouter() -> type[Shouter]:
     """The class of the cheap predictor."""
     return Shouter
+
+
+@pytest.fixture
+def stream_shouter() -> type[StreamShouter]:
+    """The class of the cheap predictor that streams."""
+    return StreamShouter

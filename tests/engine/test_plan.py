@@ -35,8 +35,8 @@ def test_a_plan_reads_well():
 def test_finished_items_are_not_counted(tmp_path, last):
     items = [Item(id=key) for key in "abc"]
     assert remaining(items, None) == remaining(items, tmp_path) == 3
-    manifest_path(tmp_path).write_bytes(encode_line({"id": "a", "status": "done"}))
+    manifest_path(tmp_path).write_bytes(encode_line({"id": "a", "status": "done", "output": []}))
     part_path(tmp_path, 0).write_bytes(
-        encode_line({"id": "a", "status": last}) + encode_line({"id": "b", "status": "failed"})
+        encode_line({"id": "a", "status": last, "output": []}) + encode_line({"id": "b", "status": "failed"})
     )
     assert remaining(items, tmp_path) == (2 if last == "done" else 3)

@@ -16,7 +16,7 @@ from perception.engine import Item, JobOptions, Outcome, run_job
 from perception.engine.folder import claim, claim_free
 from perception.engine.jobs import RayOptions
 from perception.engine.manifest import part_path
-from perception.engine.ray_pool import LIVES, Pool, Worker, _connect, _pool, lots_of
+from perception.engine.ray_pool import LIVES, Pool, Worker, _connect, _pool
 from perception.errors import PromptTooLongError, UserError
 
 
@@ -126,12 +126,6 @@ def test_an_item_that_kills_every_worker_ends_the_job(cluster, job, tmp_path):
     with pytest.raises(UserError, match="Ray workers died again and again, as they do when memory runs out"):
         job("deadly", counting("deadly", tmp_path), ray=RayOptions(workers=1), batch_size=1)
     assert len(list(Path("deadly").glob("manifest.rank*"))) == LIVES + 2
-
-
-def test_items_are_cut_into_whole_batches_for_all_workers():
-    assert lots_of(5, 2, 1) == [{"first": 0, "last": 2}, {"first": 2, "last": 4}, {"first": 4, "last": 5}]
-    assert len(lots_of(1000, 1, 4)) == 63 and len(lots_of(100_000, 1, 4)) == 6250
-    assert all((lot["last"] - lot["first"]) % 8 == 0 for lot in lots_of(800, 8, 2))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from filelock import FileLock
 from perception.data.files import NoSpaceError
 from perception.engine import Item, JobOptions, Outcome, image_items, run_job
 from perception.engine.manifest import read_manifest
-from perception.engine.share import batches_of
+from perception.engine.progress import Pace
+from perception.engine.share import lot_size, lots_of
 from perception.errors import UserError
 
 
@@ -53,11 +54,18 @@ def test_batches_are_cut_by_place_so_that_a_rest_is_called_as_it_would_have_been
     assert rest.batches == [["text-005"], ["text-006", "text-007", "text-008"], ["text-009"]]
 
 
-def test_ranks_take_whole_batches_of_one_process():
+def test_ranks_take_whole_lots_of_the_list():
     items = [Item(id=str(number)) for number in range(11)]
-    ids = [[item.id for item in batches_of(items, 2, rank, 3)] for rank in range(3)]
+    ids = [[item.id for item in lots_of(items, 2, rank, 3)] for rank in range(3)]
     assert ids == [["0", "1", "6", "7"], ["2", "3", "8", "9"], ["4", "5", "10"]]
-    assert batches_of(items, 16, 0, 2) == items and batches_of(items, 16, 1, 2) == []
+    assert lots_of(items, 16, 0, 2) == items and lots_of(items, 16, 1, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("items", "batch_size", "lot"), [(5, 8, 8), (1000, 8, 8), (2000, 8, 24), (100_000, 8, 128), (100_000, 1, 16)]
+)
+def test_lots_are_small_beside_the_job_and_hold_whole_batches(items, batch_size, lot):
+    assert lot_size(items, batch_size) == lot
 
 
 def test_running_again_does_nothing_and_new_items_are_added(desk, shouter):
@@ -160,6 +168,73 @@ def test_an_item_that_does_not_fit_alone_fails_alone(desk, shouter):
     assert "does not fit into memory even alone" in records(desk)["007.txt"]["reason"]
 
 
+def test_items_of_a_stream_are_committed_one_by_one_as_they_end(desk, stream_shouter):
+    """The second of every two ends first; the manifest has the order of the list all the same."""
+    seen = []
+
+    def look(texts):
+        part = desk.out / "manifest.rank00000.jsonl"
+        seen.append([json.loads(line)["id"][:3] for line in part.read_text().splitlines()])
+
+    desk.run(stream_shouter(on_batch=look), batch_size=2, commit_seconds=0)
+    assert seen[:5] == [[], ["001"], ["001", "000"], ["001", "000", "003"], ["001", "000", "003", "002"]]
+    assert [line["id"] for line in read_manifest(desk.out)] == [item.id for item in desk.items]
+
+
+def test_an_interrupted_stream_keeps_what_has_ended(desk, stream_shouter):
+    def interrupt(texts):
+        if "text-004" in texts:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.run(stream_shouter(on_batch=interrupt), batch_size=2, commit_seconds=60.0)
+    assert (desk.out / "manifest.rank00000.jsonl").read_bytes().count(b"\n") == 4
+    summary = desk.run(stream_shouter(), batch_size=2)
+    assert (summary.done, summary.skipped) == (6, 4)
+
+
+def test_what_has_ended_is_committed_in_time_while_the_next_item_takes_long(desk, stream_shouter, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("perception.engine.share.time.monotonic", lambda: now[0])
+    part, seen = desk.out / "manifest.rank00000.jsonl", []
+
+    class Slow(stream_shouter):
+        def stream(self, samples, together):
+            for number, text in samples:
+                for _ in range(3):
+                    now[0] += 2.0
+                    yield None
+                    seen.append(part.read_bytes().count(b"\n"))
+                yield number, self([text])[0]
+
+    desk.items = desk.items[:3]
+    desk.run(Slow(), commit_seconds=5.0)
+    assert seen == [0, 0, 0, 0, 0, 1, 1, 1, 2]
+    seen.clear()
+    desk.out = desk.out.parent / "rare"
+    part = desk.out / "manifest.rank00000.jsonl"
+    desk.run(Slow(), commit_seconds=9.0)
+    assert seen == [0, 0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_a_stream_without_memory_goes_on_with_fewer_and_an_item_that_never_fits_fails_alone(desk, stream_shouter):
+    def never_seven(texts):
+        if "text-007" in texts or len(texts) > 2:
+            raise RuntimeError("CUDA out of memory.")
+
+    summary = desk.run(stream_shouter(on_batch=never_seven), batch_size=5)
+    assert (summary.done, summary.failed) == (9, 1)
+    assert "does not fit into memory even alone" in records(desk)["007.txt"]["reason"]
+
+
+def test_items_of_different_lots_never_meet(desk, stream_shouter):
+    predictor = stream_shouter()
+    desk.run(predictor, batch_size=3)
+    assert {frozenset(int(text[-3:]) // 3 for text in batch) for batch in predictor.batches} == {
+        frozenset([lot]) for lot in range(4)
+    }
+
+
 def test_other_options_are_refused_with_the_difference(desk, shouter):
     desk.run()
     with pytest.raises(
@@ -229,6 +304,15 @@ def test_flush_comes_before_the_lines_that_rely_on_it(desk, shouter):
     assert seen == [(1, 0), (2, 3), (3, 6), (4, 9)]
 
 
+def test_what_is_flushed_together_depends_on_the_items_and_not_on_the_clock(desk, shouter):
+    """One lot is one shard, whatever --commit-seconds says."""
+    desk.items = [desk.item(f"{number:03d}") for number in range(130)]
+    predictor, seen = shouter(), []
+    predictor.flush = lambda: seen.append(len(predictor.batches))
+    desk.run(predictor, batch_size=1, commit_seconds=0)
+    assert seen == list(range(2, 131, 2))
+
+
 def test_results_that_are_no_json_fail_and_reserved_fields_are_bugs(desk, shouter):
     class Odd(shouter):
         def __call__(self, batch):
@@ -277,6 +361,39 @@ def test_the_progress_bar_goes_to_stderr(desk, capsys):
     desk.run(progress=True)
     captured = capsys.readouterr()
     assert captured.out == "" and "10/10" in captured.err
+
+
+def test_the_bar_counts_items_that_are_through_and_not_those_that_are_read(desk, shouter, monkeypatch):
+    told = []
+
+    class Bar:
+        def __enter__(self):
+            return lambda count, earlier: told.append((count, earlier, len(predictor.batches)))
+
+        def __exit__(self, *error):
+            return None
+
+    monkeypatch.setattr("perception.engine.runner.progress_bar", lambda *arguments: Bar())
+    predictor = shouter()
+    desk.run(predictor)
+    assert told == [(1, 0, batch) for batch in (1, 1, 1, 2, 2, 2, 3, 3, 3, 4)]
+    told.clear()
+    desk.run(predictor)
+    assert told == [(1, 1, 4)] * 10
+
+
+def test_the_pace_is_that_of_this_run():
+    now, spent = [0.0], [100]
+    pace = Pace(10, lambda: spent[0], lambda: now[0])
+    pace.add(4, 4)  # found finished
+    assert pace.line() == ""
+    now[0], spent[0] = 20.0, 500
+    assert pace.line() == "20.0 evaluations/s"
+    pace.add(2, 0)
+    assert pace.line() == "20.0 evaluations/s, 0:00:40 left"
+    pace.add(4, 0)
+    assert pace.line() == "20.0 evaluations/s"
+    assert Pace(3).line() == ""
 
 
 class Heavy:

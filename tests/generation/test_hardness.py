@@ -34,7 +34,7 @@ def test_samples_by_label_map(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "cannot be read"),
+        ("{", "is no JSON"),
         ("[1]", "are no table"),
         ('{"a.png": -1, "b.png": 2}', "number of samples, 0 or more"),
         ('{"a.png": true, "b.png": 2}', "number of samples, 0 or more"),

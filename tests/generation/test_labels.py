@@ -47,7 +47,7 @@ def test_any_vocabulary() -> None:
     ("labels", "message"),
     [
         (np.zeros((4, 4, 3), np.uint8), r"the shape \[4, 4, 3\]"),
-        (np.zeros((4, 4), np.float32), "type float32"),
+        (np.full((4, 4), 0.5, np.float32), r"float32 values such as 0\.5"),
         (np.full((4, 4), 19, np.uint8), r"holds the class ids \[19\]"),
     ],
 )

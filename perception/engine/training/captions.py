@@ -8,7 +8,6 @@ pipeline = [..., {"type": ReadCaption, "source": "data/camvid/captions.json"},
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mmseg.models import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from perception.data.inputs import read_json, read_text
 from perception.engine.training.registry import MODELS, TRANSFORMS
 from perception.engine.training.transforms import Sample
 from perception.engine.training.vpd_features import VPDFeatures
@@ -71,12 +71,10 @@ class ReadCaption(BaseTransform):
         return results
 
     def _from_folder(self, stem: str) -> str:
-        try:
-            return (self.source / f"{stem}.txt").read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{self.source} has no {stem}.txt; every image needs a caption in a file of its name"
-            ) from error
+        path = self.source / f"{stem}.txt"
+        if not path.exists():
+            raise UserError(f"{self.source} has no {path.name}; every image needs a caption in a file of its name")
+        return read_text(path, "the caption ")
 
     def _from_table(self, stem: str) -> str:
         if self._table is None:
@@ -98,14 +96,11 @@ def _caption_of(sample: SegDataSample) -> str:
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise UserError(
             f"the captions {path} do not exist; name a folder of <image stem>.txt or a JSON file {{stem: caption}}"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no valid JSON ({error}); expected {{stem: caption}}") from error
+        )
+    table = read_json(path, "the captions ")
     if not isinstance(table, dict):
         raise UserError(f"{path} holds a {type(table).__name__}; expected one object {{stem: caption}}")
     return table

@@ -15,6 +15,7 @@ from perception.engine.training.channels import with_channels
 from perception.engine.training.check import RUNNER_KEYS, config_mistakes, find_type, nearest, option_mistakes
 from perception.engine.training.classes import check_classes
 from perception.engine.training.registry import DATASETS
+from perception.engine.training.schedules import schedule_mistakes
 from perception.engine.training.signature import signature_of
 from perception.engine.training.variables import unread_variables
 from perception.errors import UserError
@@ -50,7 +51,7 @@ def load_config(path: str | Path, overrides: Overrides | None = None) -> Config:
         config.merge_from_dict(options)
     plain = {key: value for key, value in config.to_dict().items() if key in RUNNER_KEYS}
     absent = [] if "model" in plain else ["model: is missing; configs/README.md lists configs to start from"]
-    _raise_together(path, mistakes + wrong_options + config_mistakes(plain) + absent)
+    _raise_together(path, mistakes + wrong_options + config_mistakes(plain) + schedule_mistakes(plain) + absent)
     if overrides.data_root is not None:
         _set_data_root(plain, overrides.data_root)
     plain["work_dir"] = overrides.work_dir or plain.get("work_dir") or str(Path("runs") / path.stem)

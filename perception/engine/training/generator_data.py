@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmseg.datasets import BaseSegDataset
 from torch import Tensor
 
 from perception.data.gta import gta_images
+from perception.data.inputs import read_json
 from perception.data.segmentation_folder import IMAGE_SUFFIXES, LabelledImage, labelled_images
 from perception.engine.training.classes import class_names, palette_of
 from perception.engine.training.registry import DATASETS
@@ -140,9 +140,10 @@ def _statistics(pairs: Sequence[LabelledImage], vocabulary: Vocabulary, file: st
     files = {pair.labels.name: pair.labels for pair in pairs}
     if file is None:
         return _counted(tuple(pairs), vocabulary)
+    document = read_json(file, "the class statistics ")
     try:
-        rows = read_statistics(json.loads(Path(file).read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = read_statistics(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"the class statistics {file} cannot be read ({error!r}); name a sample_class_stats.json, or leave"
             " `statistics` out to count the label maps now"

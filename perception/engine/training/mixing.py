@@ -8,7 +8,6 @@ train_dataloader = {
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -21,6 +20,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from perception.data.inputs import read_json
 from perception.data.mixing import MixingPlan, Picker
 from perception.data.segmentation_folder import read_labels
 from perception.engine.training.registry import DATASETS
@@ -212,9 +212,10 @@ def _counted(info: Mapping[str, Any], classes: int) -> dict[int, int]:
 
 
 def _read_rows(path: Path) -> list[LabelCounts]:
+    document = read_json(path, "the class statistics ")
     try:
-        rows = read_statistics(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        rows = read_statistics(document)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is no readable sample_class_stats.json ({error!r}); leave `statistics` out") from error
     return [LabelCounts(Path(row.file).name, row.pixels) for row in rows]
 

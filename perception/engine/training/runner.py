@@ -19,6 +19,7 @@ from torch import nn
 
 from perception.data.files import replacing
 from perception.engine.training.precision import BFloat16OptimWrapper
+from perception.engine.training.schedules import late_schedules
 from perception.errors import UserError
 
 # What mmengine writes at the start of a run and nobody reads: blocks of hundreds of lines, warnings about itself.
@@ -44,6 +45,16 @@ class Runner(mmengine.runner.Runner):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"[\s\S]*avg_non_ignore")
             return super().build_model(model)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's, which is asked when the number of iterations is known.
+
+        Raises:
+            UserError: a schedule begins when the training has ended.
+        """
+        if late := late_schedules(scheduler, self.max_epochs, self.max_iters):
+            raise UserError("; ".join(late))
+        return super().build_param_scheduler(scheduler)
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -59,6 +59,17 @@ def test_mistaken_overrides(option, sentence):
     assert sentence in _mistakes(option)
 
 
+def test_a_training_shorter_than_its_warm_up_is_a_sentence():
+    with pytest.raises(UserError) as error:
+        load_config("configs/fpn/fpn_sd15_ade20k.py", Overrides(("train_cfg.max_iters=4",)))
+    assert "param_scheduler.1: PolyLR begins at iteration 1500, but the training ends at 4; train longer" in str(
+        error.value
+    )
+    assert "LinearLR begins at epoch 2, but it ends at 1" in _mistakes(
+        "param_scheduler.0.by_epoch=True", "param_scheduler.0.begin=2", "param_scheduler.0.end=1"
+    )
+
+
 def test_all_mistakes_come_together():
     text = _mistakes("model.neck.out_chanels=32", "train_cfg.max_epoch=2", "randomness.sead=1")
     assert "has 3 mistakes:" in text

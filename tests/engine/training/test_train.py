@@ -53,6 +53,15 @@ def _count_backbone_calls(tiny_sd):
     return seen, hooks
 
 
+def test_a_schedule_that_begins_after_the_last_iteration_is_a_sentence(run, capfd):
+    by_iterations = ("by_epoch=False", "convert_to_iter_based=False", "begin=50")
+    options = [f"param_scheduler.1.{option}" for option in by_iterations]
+    assert run("train_cfg.max_epochs=1", *options)[0] == 2
+    error = capfd.readouterr().err
+    assert "param_scheduler.1: CosineAnnealingLR begins at iteration 50, but the training ends at" in error
+    assert "Traceback" not in error
+
+
 def test_train_resume_and_test(run, camvid_folder, small, tiny_sd, tmp_path, capfd):
     seen, hooks = _count_backbone_calls(tiny_sd)
     status, work_dir = run("train_cfg.max_epochs=1")
