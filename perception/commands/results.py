@@ -14,6 +14,7 @@ from PIL import Image
 
 from perception.data.documents import conforms
 from perception.data.images import read_image
+from perception.engine.finished import Request
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome
 from perception.engine.manifest import DONE, read_manifest, strange_line
@@ -77,6 +78,7 @@ def run_files(
     options: JobOptions,
     line: Callable[[Mapping[str, Any]], str],  # what to print of a manifest record, behind its id
     shape: Any,  # of what `line` reads
+    request: Request | None = None,  # as `run_job` takes it
 ) -> int:
     """Run the job, print results and counts once; returns its exit status.
 
@@ -90,7 +92,7 @@ def run_files(
             raise UserError(
                 f"{other} and {item.id} would have one result, {picture_name(item.id)}; rename one of them."
             )
-    summary = run_job(items, build, options)
+    summary = run_job(items, build, options, request)
     if os.environ.get("RANK", "0") == "0":
         told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
         print("\n".join([*listing(told), summary.render()]))
