@@ -39,10 +39,17 @@ class Condition:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Condition:
         """Rows by number, slice, list or LongTensor; always keeps the row dimension."""
-        every = torch.arange(len(self))
-        rows = every[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)
+        rows = self._numbers(index)
         keys = None if self.keys is None else tuple(self.keys[i] for i in rows.tolist())
         return replace(self._map(lambda x: x[sent(rows, x.device)]), keys=keys)
+
+    def _numbers(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
+        """Rows by their number, int64 on the CPU; it takes as long as there are rows in `index`."""
+        if isinstance(index, slice):
+            return torch.arange(*index.indices(len(self)))
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
+            return index.cpu().nonzero().flatten()
+        return torch.as_tensor(index, dtype=torch.int64, device="cpu").reshape(-1)
 
     def repeat_interleave(self, repeats: int) -> Condition:
         """Every row `repeats` times: [r0, r0, ..., r1, r1, ...]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -22,13 +23,13 @@ class Distinct:
         self.first: dict[Hashable, int] = {}  # text -> the first row that holds it
         for row, key in enumerate(keys):
             self.first.setdefault(key, row)
-        self._found: tuple[tuple[Hashable, ...], Tensor] | None = None
+        self._found: tuple[list[int], Tensor] | None = None
 
     def rows_of(self, table: Table) -> Tensor:
         """int64 [B]: the row of each text in a table. Layers with equal tables share one transfer to the device."""
-        if self._found is None or self._found[0] != table.keys or self._found[1].device != table.rows.device:
-            numbers = torch.tensor([table.numbers[key] for key in self.keys])
-            self._found = table.keys, sent(numbers, table.rows.device)
+        numbers = [table.numbers[key] for key in self.keys]
+        if self._found is None or self._found[0] != numbers or self._found[1].device != table.rows.device:
+            self._found = numbers, sent(torch.tensor(numbers), table.rows.device)
         return self._found[1]
 
 
@@ -113,19 +114,39 @@ class BatchRows:
 
 
 class Table:
-    """What a layer has made of all texts of one length, or of all timesteps, that it has seen."""
+    """What a layer has made of all texts of one length, or of all timesteps, that it has seen.
 
-    def __init__(self, keys: tuple[Hashable, ...], rows: Tensor) -> None:
-        self.keys = keys  # of the P texts
+    It grows by half at least, so that P texts are copied a few times each, however many calls bring them.
+    """
+
+    def __init__(self, keys: Sequence[Hashable], rows: Tensor) -> None:
         self.numbers = {key: number for number, key in enumerate(keys)}
-        self.rows = rows  # [N, P, ...]: N tensors that are looked up at once
+        self._room = rows  # [N, P or more, ...]
+
+    @property
+    def rows(self) -> Tensor:
+        """[N, P, ...]: N tensors that are looked up at once, of the P texts."""
+        return self._room[:, : len(self.numbers)]
 
     def of(self, batch: Distinct) -> Tensor:
         """The rows [N, B, ...] of a batch: no copy where its rows hold one text, or all of them in order."""
+        rows = self.rows
         if len(batch.first) == 1:
             number = self.numbers[batch.keys[0]]
-            return self.rows[:, number : number + 1].expand(-1, len(batch.keys), *self.rows.shape[2:])
-        return self.rows if batch.keys == self.keys else self.rows[:, batch.rows_of(self)]
+            return rows[:, number : number + 1].expand(-1, len(batch.keys), *rows.shape[2:])
+        whole = len(batch.keys) == len(self.numbers) and batch.keys == tuple(self.numbers)
+        return rows if whole else rows[:, batch.rows_of(self)]
+
+    def append(self, keys: Sequence[Hashable], rows: Tensor, most: int | None) -> None:
+        """Further texts; `most` of them are foreseen in all, None: any number."""
+        start, end = len(self.numbers), len(self.numbers) + len(keys)
+        if end > self._room.shape[1]:
+            size = max(end, min(start + start // 2, most or sys.maxsize))
+            room = rows.new_empty(len(rows), size, *rows.shape[2:])
+            room[:, :start] = self.rows
+            self._room = room
+        self._room.data[:, start:end] = rows  # `data`: rows that a graph has saved lie before these, and stay valid
+        self.numbers.update(zip(keys, range(start, end), strict=True))
 
 
 class RowTables:
@@ -172,12 +193,12 @@ class RowTables:
     def _longer(self, table: Table | None, batch: Distinct, missing: list[Hashable], rows: Tensor) -> Table:
         """The table with further rows at its end; without what the batch does not hold where there is no room."""
         if table is None:
-            return Table(tuple(missing), rows)
-        kept = table.keys
-        if self.capacity is not None and len(kept) + len(missing) > self.capacity:
-            kept = tuple(key for key in kept if key in batch.first)
-        old = table.rows if kept == table.keys else table.rows[:, [table.numbers[key] for key in kept]]
-        return Table((*kept, *missing), torch.cat([old, rows], dim=1))
+            return Table(missing, rows)
+        if self.capacity is not None and len(table.numbers) + len(missing) > self.capacity:
+            kept = {key: number for key, number in table.numbers.items() if key in batch.first}
+            table = Table(list(kept), table.rows[:, list(kept.values())])
+        table.append(missing, rows, self.capacity)
+        return table
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RowTables:
         return RowTables(self.capacity, self.alone)

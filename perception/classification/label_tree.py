@@ -62,8 +62,10 @@ def class_vectors(backbone: DiffusionBackbone, condition: Condition, classes: Se
     condition: one row per prompt; classes: the class of each row, 0..K-1. [K, D] float32 on the CPU.
     """
     rows = _label_embeddings(backbone, condition) if "class_labels" in condition.extra else _mean_tokens(condition)
-    numbers = torch.tensor(classes)
-    return torch.stack([rows[numbers == c].mean(0) for c in range(max(classes) + 1)])
+    own: list[list[int]] = [[] for _ in range(max(classes) + 1)]
+    for row, c in enumerate(classes):
+        own[c].append(row)
+    return torch.stack([rows[some].mean(0) for some in own])
 
 
 def _mean_tokens(condition: Condition) -> Tensor:
@@ -84,7 +86,7 @@ def _label_embeddings(backbone: DiffusionBackbone, condition: Condition) -> Tens
 def _from_the_middle(points: np.ndarray, members: np.ndarray) -> tuple[int, ...]:
     """Members [n] by distance to their medoid, which comes first; ties by number."""
     near = points[members]
-    distances = np.linalg.norm(near[:, None] - near[None], axis=2)  # [n, n]
+    distances = np.stack([np.linalg.norm(near - point, axis=1) for point in near])  # [n, n]
     medoid = int(distances.sum(1).argmin())
     order = np.argsort(distances[medoid], kind="stable")
     return (int(members[medoid]), *(int(members[i]) for i in order if i != medoid))

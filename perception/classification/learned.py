@@ -72,9 +72,8 @@ def learn(images: Sequence[Recorded], weigh_timesteps: bool = False) -> Learned:
 
 def _per_class(image: Recorded) -> Tensor:
     """The errors of each class's best candidate. [classes, N]."""
-    means = image.errors.double().mean(1)
-    rows = []
-    for c in range(max(image.classes) + 1):
-        own = [k for k, other in enumerate(image.classes) if other == c]
-        rows.append(image.errors[min(own, key=lambda k: float(means[k]))])
-    return torch.stack(rows)
+    means = image.errors.double().mean(1).tolist()
+    best: dict[int, int] = {}
+    for k in sorted(range(len(means)), key=lambda k: means[k]):
+        best.setdefault(image.classes[k], k)
+    return image.errors[[best[c] for c in range(max(image.classes) + 1)]]

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class PromptSet:
 
     def rows(self, name: int) -> tuple[int, ...]:
         """Row numbers of one class."""
-        return tuple(row for row, c in enumerate(self.classes) if c == name)
+        return self._rows.get(name, ())
 
     def select(self, classes: Sequence[int]) -> PromptSet:
         """Only these classes (positions in `names`), in the order given, with their prompts and indices."""
@@ -91,15 +92,31 @@ class PromptSet:
 
         Raises UserError naming the classes there are.
         """
-        plain = [_plain(name) for name in self.names]
-        if _plain(label) in plain:
-            return plain.index(_plain(label))
-        if label.isdecimal() and int(label) in self.indices:
-            return self.indices.index(int(label))
+        found = self._by_name.get(_plain(label))
+        if found is None and label.isdecimal():
+            found = self._by_index.get(int(label))
+        if found is not None:
+            return found
         raise UserError(
             f"the folder name {label!r} is none of the classes ({_some(self.names)}); "
             "rename the folder or give the class a prompt"
         )
+
+    @cached_property
+    def _rows(self) -> dict[int, tuple[int, ...]]:
+        rows: dict[int, list[int]] = {}
+        for row, c in enumerate(self.classes):
+            rows.setdefault(c, []).append(row)
+        return {c: tuple(own) for c, own in rows.items()}
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        """The first class of each name, as `find` compares them."""
+        return {_plain(name): c for c, name in reversed(list(enumerate(self.names)))}
+
+    @cached_property
+    def _by_index(self) -> dict[int, int]:
+        return {index: c for c, index in reversed(list(enumerate(self.indices)))}
 
 
 def class_prompts(names: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> PromptSet:

@@ -148,10 +148,10 @@ def _imagenet_v2(root: Path, templates: Templates) -> tuple[list[LabelledImage],
 
 def _imagenet_a(root: Path, templates: Templates) -> tuple[list[LabelledImage], PromptSet]:
     """Folders named by WordNet id; only the classes that have one compete (200 of ImageNet's)."""
-    base, wnids = first_folder(root, "imagenet-a"), _wnids()
-    found = [name for name in class_folders(base) if name in set(wnids)]
+    base, wnids = first_folder(root, "imagenet-a"), {wnid: c for c, wnid in enumerate(_wnids())}
+    found = [name for name in class_folders(base) if name in wnids]
     images = folder_images(base, {name: c for c, name in enumerate(found)})
-    return images, prompt_table("imagenet", templates).select([wnids.index(name) for name in found])
+    return images, prompt_table("imagenet", templates).select([wnids[name] for name in found])
 
 
 def _objectnet(root: Path, templates: Templates) -> tuple[list[LabelledImage], PromptSet]:

@@ -64,22 +64,22 @@ class ErrorTable:
 
     def means(self) -> Tensor:
         """Mean error per candidate over what it has seen, summed in float64; NaN before its first sample. [C]."""
-        return self._weighted(slice(None)).nanmean(dim=1)
+        return self._weighted(slice(None), slice(None)).nanmean(dim=1)
 
     def ranked(self, candidates: Sequence[int]) -> tuple[int, ...]:
         """Sort candidates by their mean error, best first; ties keep the given order."""
         seen = slice(max((self.counts[c] for c in candidates), default=0))
-        means = self._weighted(list(candidates))[:, seen].nanmean(dim=1).tolist()
+        means = self._weighted(list(candidates), seen).nanmean(dim=1).tolist()
         return tuple(c for _, c in sorted(zip(means, candidates, strict=True), key=lambda pair: pair[0]))
 
     def difference(self, candidate: int, other: int) -> Tensor:
         """Paired error(candidate) - error(other) on their common samples, float64. [min(counts) // group]."""
-        common = self._weighted([candidate, other])[:, : min(self.counts[candidate], self.counts[other])]
+        common = self._weighted([candidate, other], slice(min(self.counts[candidate], self.counts[other])))
         return self._grouped(common[0] - common[1])
 
     def gaps(self, leader: int, others: Sequence[int]) -> Tensor:
         """Paired error(other) - error(leader) of candidates that have seen as much as it, float64. [R, n // group]."""
-        seen = self._weighted([leader, *others])[:, : self.counts[leader]]
+        seen = self._weighted([leader, *others], slice(self.counts[leader]))
         return self._grouped(seen[1:] - seen[:1])
 
     def margin(self, winner: int, rivals: Sequence[int]) -> Margin | None:
@@ -103,5 +103,5 @@ class ErrorTable:
         whole = gaps.shape[-1] - gaps.shape[-1] % self.group
         return gaps[..., :whole].unflatten(-1, (whole // self.group, self.group)).mean(-1)
 
-    def _weighted(self, rows: slice | list[int]) -> Tensor:
-        return self.errors[rows].double() * self.weights  # [R, N]
+    def _weighted(self, rows: slice | list[int], samples: slice) -> Tensor:
+        return self.errors[:, samples][rows].double() * self.weights[samples]  # [R, n]

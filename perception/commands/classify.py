@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
+from perception.commands.asked import request_of
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
 from perception.commands.classify_rules import add_rule_arguments, chosen_rule
 from perception.commands.classify_screens import add_screen_arguments, chosen_screens
@@ -25,7 +27,7 @@ from perception.errors import PromptTooLongError, UserError
 if TYPE_CHECKING:
     from perception.classification.learned import Learned
     from perception.classification.prompts import PromptSet
-    from perception.commands.classify_job import ClassifyOptions
+    from perception.commands.classify_job import ClassifyOptions, ImageClassifier
     from perception.engine.items import Item
 
 SUMMARY = "label images with your own classes, without training"
@@ -215,12 +217,18 @@ def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions)
 
 def _run(args: argparse.Namespace, comparison: Comparison, options: ClassifyOptions) -> int:
     job = job_options(args, batch_size=args.batch_size or _together(args))
-    from perception.commands.classify_job import ImageClassifier
     from perception.commands.classify_report import report
     from perception.engine.runner import run_job
 
-    summary = run_job(comparison.items, lambda: ImageClassifier(load_backbone_from(args), options), job)
+    build = partial(_classifier, args, options)
+    summary = run_job(comparison.items, build, job, request_of(args))
     if os.environ.get("RANK", "0") == "0":
         told = report(job.out, comparison.items, comparison.prompts, comparison.headline)
         print("\n\n".join(part for part in (told, summary.render()) if part))
     return summary.exit_code
+
+
+def _classifier(args: argparse.Namespace, options: ClassifyOptions) -> ImageClassifier:
+    from perception.commands.classify_job import ImageClassifier
+
+    return ImageClassifier(load_backbone_from(args), options)

@@ -70,8 +70,9 @@ def _read(path: Path, truth: str | None) -> tuple[tuple[str, ...], Recorded]:
         names = _checked_names(classes, rows, errors, timesteps, truth)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"cannot read the errors in {path} ({error}); classify that image again") from error
-    ids = tuple(names.index(name) for name in classes)
-    known = None if truth is None else names.index(truth)
+    number = {name: c for c, name in enumerate(names)}
+    ids = tuple(number[name] for name in classes)
+    known = None if truth is None else number[truth]
     return names, Recorded(errors, tuple(timesteps.tolist()), ids, known, None if rows is None else tuple(rows))
 
 

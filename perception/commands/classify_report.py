@@ -17,7 +17,7 @@ from perception.engine.items import Item
 from perception.engine.manifest import strange_line
 from perception.errors import printable
 from perception.metrics.calibration import Calibration
-from perception.metrics.classification import ClassificationMetrics, confusion_picture, format_table
+from perception.metrics.classification import LEGIBLE, ClassificationMetrics, confusion_picture, format_table
 
 CONFUSION, RELIABILITY = "confusion.png", "reliability.png"  # below OUT
 _EVALUATIONS = {
@@ -106,7 +106,7 @@ def accuracy_lines(
     """Images and accuracy per true class, top-1, top-5, mean over classes; who is taken for whom goes to a picture."""
     ranked = torch.tensor([answer.ranking for answer in answers])  # [B, 5 or fewer]
     metrics = ClassificationMetrics.of(ranked, torch.tensor([answer.truth for answer in answers]), len(names))
-    write_atomic(out / CONFUSION, confusion_picture(metrics.confusion, names))
+    write_atomic(out / CONFUSION, confusion_picture(metrics.grouped(LEGIBLE), names))
     lines = [format_table(metrics, names)]
     if headline is not None:
         figure = metrics.mean_per_class if headline == "mean per class" else metrics.top1

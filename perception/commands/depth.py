@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from perception.commands.asked import request_of
 from perception.commands.common import a_name, add_job_arguments, job_options, positive_int
 from perception.commands.models import Artifact, add_model_arguments, load_network, place, read_artifact
 from perception.errors import UserError
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(plan_files(build(), items, args.out).render())
         return 0
-    return run_files(items, build, job_options(args), depth_line, DEPTH_RECORD)
+    request = request_of(args, model=artifact.config)
+    return run_files(items, build, job_options(args), depth_line, DEPTH_RECORD, request)
 
 
 def _check_told(artifact: Artifact, room: str | None, text: str | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from perception.commands.asked import request_of
 from perception.commands.common import (
     DTYPES,
     a_name,
@@ -23,6 +25,7 @@ from perception.errors import UserError
 
 if TYPE_CHECKING:
     from perception.backbones import DiffusionBackbone, FeatureSpec
+    from perception.data.store import TensorStore
     from perception.engine.extraction import FeatureExtractor
     from perception.engine.items import Item
     from perception.engine.plan import CostPlan
@@ -76,7 +79,22 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(_plan(args, items, spec).render())
         return 0
-    return show_summary(run_job(items, lambda: _extractor(args, spec), job_options(args)))
+    request = request_of(args, still_valid=_Stored(args.store or args.out))
+    return show_summary(run_job(items, lambda: _extractor(args, spec), job_options(args), request))
+
+
+class _Stored:
+    """Whether the store has what a manifest record points to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._store: TensorStore | None = None
+
+    def __call__(self, record: dict[str, Any]) -> bool:
+        from perception.data.store import TensorStore
+
+        self._store = self._store or TensorStore(self.folder, read_only=True)
+        return record["key"] in self._store
 
 
 def size_pair(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from perception.commands.asked import request_of
 from perception.commands.common import (
     a_path,
     add_backbone_arguments,
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     from perception.engine.runner import run_job
 
     options = job_options(args)
-    summary = run_job(setup.items, partial(setup.build), options)
+    summary = run_job(setup.items, partial(setup.build), options, request_of(args))
     if os.environ.get("RANK", "0") == "0":
         print("\n".join([*finish(options.out, setup.vocabulary), summary.render()]))
     return summary.exit_code

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perception.commands.asked import request_of
 from perception.commands.common import (
     a_name,
     a_path,
@@ -21,7 +23,7 @@ from perception.commands.extract import size_pair
 from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
-    from perception.commands.match_job import MatchOptions
+    from perception.commands.match_job import CaptionMatching, MatchOptions
     from perception.data.matching_sets import CaptionList, MatchingExample
     from perception.engine.items import Item
 
@@ -143,10 +145,10 @@ def _options(args: argparse.Namespace) -> MatchOptions:
 
 
 def _plan(args: argparse.Namespace, items: list[Item], captions: dict[str, tuple[str, ...]]) -> str:
-    from perception.commands.match_job import CaptionMatching, plan_match
+    from perception.commands.match_job import plan_match
     from perception.engine.plan import unfinished
 
-    job = CaptionMatching(load_backbone_from(args), _options(args), captions)
+    job = _job(args, captions)
     return plan_match(job, unfinished(items, args.out)).render()
 
 
@@ -157,13 +159,19 @@ def _run(
     source: list[MatchingExample] | CaptionList,
 ) -> int:
     job = job_options(args)
-    from perception.commands.match_job import CaptionMatching
     from perception.engine.runner import run_job
 
-    summary = run_job(items, lambda: CaptionMatching(load_backbone_from(args), _options(args), captions), job)
+    build = partial(_job, args, captions)
+    summary = run_job(items, build, job, request_of(args))
     if os.environ.get("RANK", "0") == "0":
         print("\n".join([*_report(job.out, items, source), summary.render()]))
     return summary.exit_code
+
+
+def _job(args: argparse.Namespace, captions: dict[str, tuple[str, ...]]) -> CaptionMatching:
+    from perception.commands.match_job import CaptionMatching
+
+    return CaptionMatching(load_backbone_from(args), _options(args), captions)
 
 
 def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:

@@ -15,6 +15,7 @@ from PIL import Image
 from perception.data.documents import conforms
 from perception.data.files import fitting
 from perception.data.images import read_image
+from perception.engine.finished import Request
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Outcome
 from perception.engine.manifest import DONE, read_manifest, strange_line
@@ -78,6 +79,7 @@ def run_files(
     options: JobOptions,
     line: Callable[[Mapping[str, Any]], str],  # what to print of a manifest record, behind its id
     shape: Any,  # of what `line` reads
+    request: Request | None = None,  # as `run_job` takes it
 ) -> int:
     """Run the job, print results and counts once; returns its exit status.
 
@@ -85,7 +87,7 @@ def run_files(
         UserError: two images would be written to one picture, and what `run_job` raises.
     """
     _check_places(items)
-    summary = run_job(items, build, options)
+    summary = run_job(items, build, options, request)
     if os.environ.get("RANK", "0") == "0":
         told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
         print("\n".join([*listing(told), summary.render()]))

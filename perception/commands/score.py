@@ -6,6 +6,7 @@ import argparse
 import os
 from functools import partial
 
+from perception.commands.asked import request_of
 from perception.commands.common import a_path, add_job_arguments, comma_ints, comma_list, job_options, positive_int
 from perception.commands.models import add_model_arguments
 from perception.errors import UserError
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     group = open_group(options.engine)  # one for both jobs
     try:
         reference, failed = class_loss_of(setup, options)
-        summary = run_job(setup.items, partial(setup.scoring, reference), options)
+        known = None if reference is None else reference.digest(setup.classes)
+        request = request_of(args, model=setup.artifact.config, further=("score", known))
+        summary = run_job(setup.items, partial(setup.scoring, reference), options, request)
     finally:
         group.close()
     if os.environ.get("RANK", "0") == "0":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perception.commands.asked import request_of
 from perception.commands.results import fingerprint
 from perception.commands.score_job import JUDGEMENT, is_judgement
 from perception.data.documents import conforms
@@ -86,7 +87,9 @@ def class_loss_of(setup: Setup, options: JobOptions) -> tuple[Reference | None, 
     reference, failed = setup.known, 0
     if setup.reference:
         place = options.out / FOLDER
-        summary = run_job([pair.item for pair in setup.reference], setup.measuring, replace(options, out=place))
+        request = request_of(setup.args, model=setup.artifact.config, further=("reference",))
+        items = [pair.item for pair in setup.reference]
+        summary = run_job(items, setup.measuring, replace(options, out=place), request)
         failed = summary.exit_code
         if not summary.done and not summary.skipped:
             raise UserError(f"None of the reference images can be used; the first one: {summary.reasons[0]}")

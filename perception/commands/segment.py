@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from perception.commands.asked import request_of
 from perception.commands.common import a_name, add_job_arguments, comma_list, job_options
 from perception.commands.models import (
     Artifact,
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print(plan_files(build(), items, args.out).render())
         return 0
     line, shape = (referring_line, REFERRING_RECORD) if args.text else (semantic_line, SEMANTIC_RECORD)
-    return run_files(items, build, job_options(args), line, shape)
+    return run_files(items, build, job_options(args), line, shape, request_of(args, model=artifact.config))
 
 
 def _check_task(artifact: Artifact, texts: list[str]) -> None:

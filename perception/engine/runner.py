@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from perception.engine.finished import Request, is_finished, note_finished
 from perception.engine.folder import check_fingerprint, claim, settle
 from perception.engine.groups import Group, open_group
 from perception.engine.items import Item
@@ -15,7 +16,12 @@ from perception.engine.share import Counts, Share, lot_size, lots_of
 from perception.errors import UserError
 
 
-def run_job(items: Iterable[Item], build: Callable[[], Predictor], options: JobOptions) -> JobSummary:
+def run_job(
+    items: Iterable[Item],
+    build: Callable[[], Predictor],
+    options: JobOptions,
+    request: Request | None = None,  # what tells whether all is done already, without `build`; None: nothing does
+) -> JobSummary:
     """Run the predictor over all items that have no result yet; call again to resume or to retry failures.
 
     Returns counts over all processes. Raises UserError for what concerns the whole job (an OUT made with other options
@@ -27,7 +33,7 @@ def run_job(items: Iterable[Item], build: Callable[[], Predictor], options: JobO
     try:
         lock = claim(options.out, group.rank, group.world)
         try:
-            counts = _run(items, build, options, group)
+            counts = _unless_finished(items, build, options, group, request)
         finally:
             lock.release()
     finally:
@@ -43,6 +49,25 @@ def run_job(items: Iterable[Item], build: Callable[[], Predictor], options: JobO
         reasons=tuple(counts.reasons),
         rank=group.rank,
     )
+
+
+def _unless_finished(
+    items: Sequence[Item],
+    build: Callable[[], Predictor],
+    options: JobOptions,
+    group: Group,
+    request: Request | None,
+) -> Counts:
+    """Run, unless an earlier run of the same request has finished everything; note where this one has."""
+    if request is None:
+        return _run(items, build, options, group)
+    if group.gather(group.rank == 0 and is_finished(items, request, options))[0]:
+        return Counts(skipped=len(items))
+    digest = request.digest(items, options.out) if group.rank == 0 else ""
+    counts = _run(items, build, options, group)
+    if group.rank == 0 and counts.done + counts.skipped == len(items):
+        note_finished(digest, items, request, options.out)
+    return counts
 
 
 def _run(items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions, group: Group) -> Counts:

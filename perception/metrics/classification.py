@@ -14,24 +14,27 @@ from perception.errors import UserError
 from perception.metrics.confusion import ConfusionMatrix
 
 _NAMED, _COUNTED = 60, 20  # most classes whose names, and whose counts, are legible in a picture
+LEGIBLE = 1000  # most rows of a picture
 
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """Counts over images; states add up.
+    """Counts over images; states add up, and are as large as there are classes and pairs of them that occur.
 
     All scores are fractions in [0, 1]; a class without an image leaves the mean over classes. Papers on Pets, Flowers,
     Aircraft and Caltech-101 report `mean_per_class`, most others `top1` (Kornblith et al. 2019).
     """
 
-    confusion: ConfusionMatrix  # row = true class, column = prediction, in images
+    pairs: Tensor  # int64 [P, 2]: true class and prediction that occur together, ascending
+    images_of: Tensor  # int64 [P]: images of each pair
     found: Tensor  # int64 [K]: images per true class whose class is among the k best
     k: int = 5
 
     @classmethod
     def empty(cls, num_classes: int, k: int = 5) -> ClassificationMetrics:
         """The neutral element of the addition."""
-        return cls(ConfusionMatrix.empty(num_classes), torch.zeros(num_classes, dtype=torch.int64), k)
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(none.view(0, 2), none, torch.zeros(num_classes, dtype=torch.int64), k)
 
     @classmethod
     def of(
@@ -52,27 +55,56 @@ class ClassificationMetrics:
                 f"fit; expected [B, {min(k, num_classes)} or more] and [B]"
             )
         ranked, target = ranked.long().cpu(), target.long().cpu()
-        confusion = ConfusionMatrix.of(ranked[:, 0], target, num_classes, ignore_index=-1)
+        _check_ids("truth", target, num_classes)
+        _check_ids("prediction", ranked[:, 0], num_classes)
+        pairs, counts = _counted(torch.stack([target, ranked[:, 0]], dim=1), torch.ones_like(target))
         hit = (ranked[:, :k] == target[:, None]).any(1)
-        return cls(confusion, torch.bincount(target[hit], minlength=num_classes), k)
+        return cls(pairs, counts, torch.bincount(target[hit], minlength=num_classes), k)
 
     def __add__(self, other: ClassificationMetrics) -> ClassificationMetrics:
-        return ClassificationMetrics(self.confusion + other.confusion, self.found + other.found, self.k)
+        both = torch.cat([self.pairs, other.pairs]), torch.cat([self.images_of, other.images_of])
+        return ClassificationMetrics(*_counted(*both), self.found + other.found, self.k)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.found)
 
     @property
     def images(self) -> int:
         """Images seen."""
-        return int(self.confusion.counts.sum())
+        return int(self.images_of.sum())
+
+    @property
+    def per_true_class(self) -> Tensor:
+        """Images per true class, int64 [K]."""
+        return torch.zeros_like(self.found).index_add(0, self.pairs[:, 0], self.images_of)
+
+    @property
+    def confusion(self) -> ConfusionMatrix:
+        """Row = true class, column = prediction, in images: K x K numbers."""
+        return self.grouped(self.num_classes)
+
+    def grouped(self, most: int) -> ConfusionMatrix:
+        """The confusion matrix of at most so many groups of neighbouring classes, of equal size but for the last."""
+        size = -(-self.num_classes // most)
+        groups = -(-self.num_classes // size)
+        counts = torch.zeros(groups, groups, dtype=torch.int64)
+        places = self.pairs // size
+        return ConfusionMatrix(counts.index_put((places[:, 0], places[:, 1]), self.images_of, accumulate=True))
 
     @property
     def per_class(self) -> Tensor:
         """Accuracy per true class, float64 [K]; NaN without an image."""
-        return self.confusion.recall
+        right = self.pairs[:, 0] == self.pairs[:, 1]
+        hits = torch.zeros_like(self.found).index_add(0, self.pairs[right, 0], self.images_of[right])
+        return hits.double() / self.per_true_class.double()
 
     @property
     def top1(self) -> float:
         """Share of the images whose best class is right."""
-        return self.confusion.pixel_accuracy
+        right = self.images_of[self.pairs[:, 0] == self.pairs[:, 1]].sum()
+        return float(right / self.images) if self.images else float("nan")
 
     @property
     def topk(self) -> float:
@@ -82,11 +114,11 @@ class ClassificationMetrics:
     @property
     def mean_per_class(self) -> float:
         """Mean of `per_class` over the classes that have images."""
-        return self.confusion.mean_accuracy
+        return float(self.per_class.nanmean())
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
         """JSON-ready: figures in percent (None where undefined), images, and per class images and accuracy."""
-        images = self.confusion.counts.sum(1).tolist()
+        images = self.per_true_class.tolist()
         return {
             "top1": _percent(self.top1),
             f"top{self.k}": _percent(self.topk),
@@ -100,10 +132,25 @@ class ClassificationMetrics:
 
     def mistakes(self, names: Sequence[str], most: int = 10) -> list[tuple[str, str, int]]:
         """The most frequent confusions (true class, prediction, images), largest first."""
-        wrong = self.confusion.counts.clone().fill_diagonal_(0)
-        order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
-        pairs = ((place // len(names), place % len(names)) for place in order)
-        return [(names[row], names[column], int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
+        wrong = self.pairs[:, 0] != self.pairs[:, 1]
+        pairs, counts = self.pairs[wrong], self.images_of[wrong]
+        order = counts.argsort(descending=True, stable=True)[:most]
+        taken = zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
+        return [(names[row], names[column], count) for (row, column), count in taken]
+
+
+def _check_ids(what: str, ids: Tensor, num_classes: int) -> None:
+    wrong = ids[(ids < 0) | (ids >= num_classes)].unique().tolist()
+    if wrong:
+        raise UserError(
+            f"the {what} holds class ids {wrong[:8]}, but there are {num_classes} classes; use 0 to {num_classes - 1}"
+        )
+
+
+def _counted(pairs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pair [P, 2] once, ascending, with the sum of its counts [P]."""
+    distinct, place = pairs.unique(dim=0, return_inverse=True)
+    return distinct, torch.zeros(len(distinct), dtype=torch.int64).index_add(0, place, counts)
 
 
 def race_ranking(
@@ -134,7 +181,10 @@ def format_table(metrics: ClassificationMetrics, names: Sequence[str]) -> str:
 
 
 def confusion_picture(matrix: ConfusionMatrix, names: Sequence[str]) -> bytes:
-    """A PNG of the confusion matrix: colour = share of the true class, number = images (up to 20 classes)."""
+    """A PNG of a confusion matrix of these classes: colour = share of the true class, number = images (up to 20).
+
+    Of many classes pass `ClassificationMetrics.grouped`: a picture cannot show a cell for each pair.
+    """
     from matplotlib.figure import Figure  # heavy
 
     counts = matrix.counts.double()
@@ -142,7 +192,8 @@ def confusion_picture(matrix: ConfusionMatrix, names: Sequence[str]) -> bytes:
     side = min(24.0, 4 + 0.3 * len(names))  # inches
     figure = Figure((side, side), layout="constrained")
     axes = figure.add_subplot(xlabel="prediction", ylabel="true class")
-    shown = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    edge = len(names) - 0.5
+    shown = axes.imshow(share, vmin=0, vmax=1, cmap="Blues", extent=(-0.5, edge, edge, -0.5))
     figure.colorbar(shown, label="share of the true class", shrink=0.7)
     if len(names) <= _NAMED:
         axes.set_xticks(range(len(names)), names, rotation=90)

@@ -252,3 +252,18 @@ def _spec(tap: str):
     from perception.backbones import FeatureSpec
 
     return FeatureSpec((tap,), noise="none")
+
+
+def test_a_table_that_grows_leaves_what_a_graph_has_saved() -> None:
+    tables, weight = RowTables(), torch.ones(1, requires_grad=True)
+
+    def look_up(first: int, last: int) -> torch.Tensor:
+        batch = Distinct(tuple(range(first, last)))
+        return tables.look_up(0, 1, batch, lambda rows: torch.tensor([[float(first + row)] for row in rows])[None])
+
+    total = (look_up(0, 4) * weight).sum() + (look_up(1, 2) * weight).sum()  # views of the table
+    for first in range(4, 40, 3):
+        assert look_up(first, first + 3).flatten().tolist() == [first, first + 1, first + 2]
+    total.backward()
+    assert weight.grad == 0 + 1 + 2 + 3 + 1
+    assert look_up(0, 40).flatten().tolist() == list(range(40))
