@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception.data.inputs import read_text
+from perception.data.inputs import read_input
 from perception.errors import UserError
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -170,4 +170,4 @@ def _json(path: Path) -> Any:
 def _lines(path: Path) -> list[str]:
     if not path.exists():
         raise UserError(f"{path} does not exist; unpack the set anew")
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in read_input(path).decode("utf-8").splitlines() if line.strip()]

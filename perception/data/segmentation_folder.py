@@ -88,7 +88,8 @@ def exact_ids(labels: np.ndarray, name: str = "the label map") -> np.ndarray:
 def _as_stored(image: Image.Image, name: str) -> np.ndarray:
     """Pixels with the values in the file. Pillow takes signed bytes of a TIFF for unsigned ones, and scales 2 and 4
     bits of grey up to 0..255."""
-    packing = image.tile[0].args if image.tile else ""
+    tiles = getattr(image, "tile", ())  # of a file whose pixels are not decoded yet
+    packing = tiles[0].args if tiles else ""
     packing = packing if isinstance(packing, str) else str(packing[0])
     if packing.startswith(("L;2", "L;4")):
         raise UserError(f"{name} has {packing[2]} bits of grey per pixel; save it with 8 bits, one class id per pixel")

@@ -300,4 +300,4 @@ def test_texts_in_another_encoding_are_one_sentence(photos, tmp_path, tiny_sd, c
     command = ["classify", photos.parent / "sorted", "--backbone", tiny_sd, "--device", "cpu", "--no-progress"]
     assert main([*map(str, command), "--size", "64", "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert r"the prompt 'a photo of a caf\udce9.' is no Unicode text; write it in UTF-8" in told
+    assert r"the prompt 'a photo of a caf\udce9.' is no Unicode text; write it, or its folder, in UTF-8" in told
