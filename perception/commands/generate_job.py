@@ -30,8 +30,9 @@ _FULL_SCALE = {"L": 255.0, "RGB": 255.0, "I;16": 65535.0, "F": 1.0}  # value tha
 class SceneFiles:
     """Job predictor of a scene generator: images/ID.png and labels/ID_labelTrainIds.png below OUT.
 
-    The scenes of a batch share denoiser calls: their pixels may differ by a grey level from those made alone. One by
-    one (the command's default) an image is a function of its own label map, so a resumed job writes the same bytes.
+    The scenes of a batch share denoiser calls: their pixels may differ by a grey level from those made alone. Batches
+    are cut by place in the list, so a job that was killed writes the same bytes when it is resumed; a sample that is
+    made again alone, because its file was deleted, may differ by that grey level.
     On a CPU they depend on the number of threads too (sums in another order), and torchrun sets OMP_NUM_THREADS=1.
     """
 
