@@ -1,12 +1,12 @@
 """The same bytes from a second run, from two torchrun ranks and from two Ray workers, for every command that writes."""
 
-import os
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny_jobs import contents
+from tiny_jobs import contents, script_environment
 
 from perception.commands.main import main
 
@@ -18,19 +18,12 @@ SCRIPT = Path(__file__).parents[1] / "support" / "both_engines.py"
 def engines(tiny_commands, tmp_path_factory) -> Path:
     """A folder with the outputs of all commands by two ranks and by two Ray workers: torchrun/NAME, ray/NAME."""
     root = tmp_path_factory.mktemp("engines")
-    lines = [" ".join([name, *command]) for name, command in tiny_commands.items()]
-    (root / "commands.txt").write_text("\n".join(lines))
+    (root / "commands.json").write_text(json.dumps(tiny_commands))
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for start in ([*ranks, str(SCRIPT), str(root), "torchrun"], [sys.executable, str(SCRIPT), str(root), "ray"]):
-        done = subprocess.run(
-            start, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": _path()}
-        )
+        done = subprocess.run(start, capture_output=True, text=True, check=False, env=script_environment())
         assert done.returncode == 0, done.stderr[-5000:]
     return root
-
-
-def _path() -> str:
-    return os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from kills import Job, check_same, survive
 from tiny_jobs import contents, tiny_jobs
 

@@ -1,8 +1,9 @@
-"""Runs the commands of FOLDER/commands.txt on an engine: `both_engines.py FOLDER torchrun|ray`, OUT is FOLDER/ENGINE/NAME.
+"""Runs the commands of FOLDER/commands.json on an engine: `both_engines.py FOLDER torchrun|ray`.
 
-One process (or rank) runs them all, so that imports and the Ray cluster are paid once.
+OUT is FOLDER/ENGINE/NAME. One process (or rank) runs them all, so that imports and the Ray cluster are paid once.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,8 +14,7 @@ from perception.commands.main import main
 def run(folder: Path, engine: str) -> int:
     """The exit status of the first command that fails."""
     workers = ["--ray-workers", "2", "--ray-cpus", "1"] if engine == "ray" else []
-    for line in (folder / "commands.txt").read_text().splitlines():
-        name, *command = line.split()
+    for name, command in json.loads((folder / "commands.json").read_text()).items():
         out = ["--out", str(folder / engine / name)]
         if status := main([*command, *out, "--engine", engine, *workers]):
             return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ def tiny_jobs(root: Path, count: int = 4) -> dict[str, list[str]]:
         "generate": ["generate", *scenes, "--size", "64", "--steps", "1", "--rescale", "1", *job],
         "score": ["score", str(root / "set"), "--reference-world", "2", "--min-score", "0", *job, "--batch-size", "2"],
     }
+
+
+def script_environment() -> dict[str, str]:
+    """Of scripts that tests start: these modules on the path, sums in one order (as torchrun has it)."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def contents(out: Path) -> dict[str, bytes]:
