@@ -38,7 +38,7 @@ HEAVY = (
 )
 RACE = ("racing", "race", "rounds", "statistics", "table", "schedule")
 RACE_TESTS = ("racing", "rounds", "schedule", "classifier", "replay", "screening")
-ENGINE_TESTS = ("manifest", "runner", "worker", "plan", "kill", "tampering")
+ENGINE_TESTS = ("manifest", "folder", "runner", "worker", "plan", "kill")
 
 
 @dataclass(frozen=True)

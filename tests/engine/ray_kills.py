@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from generate_kills import SAMPLES, check_present, content, finished, free_port, prepare
-from generate_kills import forked as forked_locally
+from generate_kills import SAMPLES, prepare
+from kills import Job, check_present, free_port, waited
+from tiny_jobs import contents
 
 from perception.commands.main import main
 
@@ -95,11 +96,11 @@ def reached(out: Path, child: int, count: int) -> bool:
 def survive(command: list[str], out: Path, workers: int, head: tuple[int, str], kills: int) -> dict[str, int]:
     """Kill the job while it works; how many kills of each kind hit it. A job that got through starts anew."""
     rng, hits, child = random.Random(workers), {"driver": 0, "all": 0, "worker": 0}, 0
-    expected = content(out.parent / "plain")
+    expected = contents(out.parent / "plain")
     while sum(hits.values()) < kills:
         child = child or forked(command, out, workers, head[1])
         if not reached(out, child, min(images(out) + rng.randint(0, 2), SAMPLES)):
-            assert content(out) == expected
+            assert contents(out) == expected
             shutil.rmtree(out)
             child = 0
             continue
@@ -112,9 +113,9 @@ def survive(command: list[str], out: Path, workers: int, head: tuple[int, str], 
             os.waitpid(child, 0)
             child = 0
         if kind == "all" and out.exists():
-            check_present(out, expected)
-    finished([child or forked(command, out, workers, head[1])])
-    assert content(out) == expected, f"{workers} workers"
+            check_present("generate", out, expected)
+    assert waited(child or forked(command, out, workers, head[1])) == 0
+    assert contents(out) == expected, f"{workers} workers"
     assert main(["generate", "--verify", str(out)]) == 0
     return hits
 
@@ -136,7 +137,7 @@ def run(root: Path, tiny_sd: Path, kills: int) -> None:
     import ray.data  # noqa: F401 - once, before the forks
 
     command = prepare(root, tiny_sd)
-    finished([forked_locally(command, root / "plain", 0, 1, 0)])
+    Job(command).run(root / "plain")
     with cluster() as head:
         hits = [survive(command, root / f"workers{n}", n, head, kills) for n in (1, 2)]
     print(f"survived {sum(hits[0].values())} kills with one worker, {sum(hits[1].values())} with two: {hits}")

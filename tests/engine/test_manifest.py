@@ -83,3 +83,68 @@ def test_a_full_disk_cuts_the_part_back_to_whole_lines(tmp_path, monkeypatch):
     writer.append([line("c"), line("d")])
     writer.close()
     assert [json.loads(text)["id"] for text in path.read_text().splitlines()] == ["a", "c", "d"]
+
+
+def test_a_write_that_stops_short_is_completed(tmp_path):
+    writer = ManifestWriter(part_path(tmp_path, 0))
+
+    class Short:
+        def __init__(self, file):
+            self.file, self.first = file, True
+
+        def write(self, content):
+            count = 3 if self.first else len(content)  # as a raw file does where the disk fills up
+            self.first = False
+            return self.file.write(content[:count])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    writer._file = Short(writer._file)
+    writer.append([line("a"), line("b")])
+    assert part_path(tmp_path, 0).read_bytes() == line("a") + line("b")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": "a"},
+        {"id": "a", "status": "finished"},
+        {"id": "a", "status": ["done"]},
+        {"id": "a", "status": "done"},
+        {"id": "a", "status": "done", "output": "x"},
+        {"id": "a", "status": "done", "output": [1]},
+        {"id": "a", "status": "done", "output": ["../x"]},
+        {"id": "a", "status": "done", "output": ["/x"]},
+        {"id": "a", "status": "done", "output": ["a\0b"]},
+        {"id": "a", "status": "done", "output": [], "hash": 3},
+    ],
+)
+def test_a_line_that_no_job_writes_is_no_result(tmp_path, record):
+    manifest_path(tmp_path).write_bytes(encode_line(record))
+    assert ManifestReader(manifest_path(tmp_path)).get("a") is None
+    with pytest.raises(UserError, match=r"The line of 'a' in .* has other fields than were written; delete that line"):
+        list(read_manifest(tmp_path))
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"id": 3}', b'["id"]', b'{"id": "a", "x": NaN}', b"\xff\xfe"])
+def test_lines_that_are_no_record_are_named(tmp_path, text):
+    manifest_path(tmp_path).write_bytes(line("b") + text + b"\n")
+    with pytest.raises(UserError, match=rf"broken line at byte {len(line('b'))}; delete that line"):
+        ManifestReader(manifest_path(tmp_path))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_manifest_is_a_file(tmp_path, make):
+    make(manifest_path(tmp_path))
+    with pytest.raises(UserError, match="is no file, but the name of a manifest; move it away"):
+        ManifestReader(manifest_path(tmp_path))
+
+
+def test_readers_close_their_files(tmp_path):
+    part_path(tmp_path, 0).write_bytes(line("a"))
+    before = set(os.listdir("/proc/self/fd"))
+    merge_parts(tmp_path, [Item(id="a")])
+    list(read_manifest(tmp_path))
+    ManifestWriter(part_path(tmp_path, 0)).close()
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -6,16 +6,13 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 import ray
-from filelock import FileLock
 
 from perception.engine import Item, JobOptions, Outcome, run_job
-from perception.engine.folder import claim, claim_free
 from perception.engine.jobs import RayOptions
 from perception.engine.manifest import part_path
 from perception.engine.ray_pool import LIVES, Pool, Worker, _connect, _pool
@@ -166,31 +163,6 @@ def test_a_cluster_that_is_not_there_is_one_sentence():
 
     with pytest.raises(UserError, match=r"cluster at 10\.0\.0\.9:1 cannot be joined \(nothing at that address\)"):
         _connect(Absent, RayOptions(address="10.0.0.9:1"))
-
-
-def test_the_next_run_waits_for_workers_of_a_killed_one(tmp_path, monkeypatch):
-    orphan = FileLock(tmp_path / ".rank00003.lock", thread_local=False)
-    orphan.acquire()
-    monkeypatch.setattr("perception.engine.folder.ORPHAN_SECONDS", 0.1)
-    with pytest.raises(UserError, match="Another process is writing to"):
-        claim(tmp_path, 0)
-    claim(tmp_path, 0, world=4).release()  # rank 3 belongs to the same run
-    monkeypatch.setattr("perception.engine.folder.ORPHAN_SECONDS", 30.0)
-    threading.Timer(0.3, orphan.release).start()
-    started = time.monotonic()
-    claim(tmp_path, 0).release()
-    assert 0.2 < time.monotonic() - started < 10.0
-
-
-def test_workers_take_ranks_that_nobody_has_or_had(tmp_path):
-    first, lock = claim_free(tmp_path)
-    second, other = claim_free(tmp_path)
-    assert (first, second) == (1, 2) and part_path(tmp_path, 2).read_bytes() == b""
-    lock.release()  # as when it dies: its part may end with half a line
-    third, last = claim_free(tmp_path)
-    assert third == 3
-    other.release()
-    last.release()
 
 
 def test_prompt_errors_travel_between_processes():

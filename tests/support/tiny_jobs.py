@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ NAMES = ("car", "person", "tree")
 SIZE = (64, 64)
 
 
-def tiny_jobs(root: Path, count: int = 3) -> dict[str, list[str]]:
+def tiny_jobs(root: Path, count: int = 4) -> dict[str, list[str]]:
     """Write inputs below `root`; the jobs have `count` items each.
 
     `classify` has the errors of every image below OUT, `referring` is `segment` with sentences.
@@ -25,7 +26,7 @@ def tiny_jobs(root: Path, count: int = 3) -> dict[str, list[str]]:
         _save(root / "set" / "labels" / f"{number}_labelTrainIds.png", scene.labels)
     (root / "captions.txt").write_text("a car\na person\n")
     job = ["--device", "cpu", "--no-progress"]
-    photos = [str(root / "photos"), *job]
+    photos = [str(root / "photos"), *job, "--batch-size", "2"]  # two workers have one batch of four images each
     scenes = ["--labels", str(root / "set" / "labels"), "--control", "mini-control", "--domains", "night,fog"]
     return {
         "extract": ["extract", *photos, "--taps", "up_blocks.1", "--timesteps", "50", "--size", "64"],
@@ -35,8 +36,14 @@ def tiny_jobs(root: Path, count: int = 3) -> dict[str, list[str]]:
         "depth": ["depth", *photos, "--npy"],
         "match": ["match", *photos, "--captions", str(root / "captions.txt"), "--size", "64", "--samples", "3"],
         "generate": ["generate", *scenes, "--size", "64", "--steps", "1", "--rescale", "1", *job],
-        "score": ["score", str(root / "set"), "--reference-world", "2", "--min-score", "0", *job],
+        "score": ["score", str(root / "set"), "--reference-world", "2", "--min-score", "0", *job, "--batch-size", "2"],
     }
+
+
+def script_environment() -> dict[str, str]:
+    """Of scripts that tests start: these modules on the path, sums in one order (as torchrun has it)."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -1,0 +1,43 @@
+"""The same bytes from a second run, from two torchrun ranks and from two Ray workers, for every command that writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_jobs import contents, script_environment
+
+from perception.commands.main import main
+
+COMMANDS = ("extract", "classify", "segment", "referring", "depth", "match", "generate", "score")
+SCRIPT = Path(__file__).parents[1] / "support" / "both_engines.py"
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_commands, tmp_path_factory) -> Path:
+    """A folder with the outputs of all commands by two ranks and by two Ray workers: torchrun/NAME, ray/NAME."""
+    root = tmp_path_factory.mktemp("engines")
+    (root / "commands.json").write_text(json.dumps(tiny_commands))
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for start in ([*ranks, str(SCRIPT), str(root), "torchrun"], [sys.executable, str(SCRIPT), str(root), "ray"]):
+        done = subprocess.run(start, capture_output=True, text=True, check=False, env=script_environment())
+        assert done.returncode == 0, done.stderr[-5000:]
+    return root
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_second_run_writes_the_same_bytes(name, finished_job, tiny_commands, tmp_path):
+    assert main([*tiny_commands[name], "--out", str(tmp_path / "out")]) == 0
+    compare(contents(tmp_path / "out"), contents(finished_job(name)))
+
+
+@pytest.mark.parametrize("engine", ["torchrun", "ray"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_workers_write_the_bytes_of_one_process(name, engine, finished_job, engines):
+    compare(contents(engines / engine / name), contents(finished_job(name)))
+
+
+def compare(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
