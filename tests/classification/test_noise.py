@@ -72,3 +72,12 @@ def test_noise_that_does_not_fit(tmp_path):
         SharedNoise(torch.zeros(3, 8))
     with pytest.raises(UserError, match=r"need \(5 or more, 4, 8, 8\)"):
         SharedNoise(torch.zeros(4, *SHAPE)).check(5, SHAPE)
+
+
+def test_files_that_promise_more_than_they_hold(tmp_path):
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000, 8, 8), }"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    torch.save(torch.zeros(1, 1, 1, 1).expand(10**9, 4, 8, 8), tmp_path / "a.pt")
+    for name, sentence in (("a.npy", "cannot read the noise file"), ("a.pt", "repeats its numbers to the shape")):
+        with pytest.raises(UserError, match=sentence):
+            read_noise(tmp_path / name)

@@ -84,3 +84,8 @@ def test_other_content(file, tmp_path):
     (tmp_path / "other.pth").write_bytes(pickle.dumps({"a": 1}, protocol=4))
     with pytest.raises(UserError, match=r"other\.pth"):
         read_checkpoint(tmp_path / "other.pth")
+
+
+def test_tensors_that_repeat_one_number(file):
+    with pytest.raises(UserError, match="holds fewer numbers than the shapes of w say"):
+        read_checkpoint(file({"w": torch.zeros(1).expand(10**12)}))
