@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from perception.allocator import keep_freed_memory
 
@@ -43,6 +44,28 @@ def printable(text: str) -> str:
 def told(error: UserError) -> str:
     """The sentence of an error as it is printed; its further lines stay lines."""
     return _NEXT_LINE.join(map(printable, str(error).split(_NEXT_LINE)))
+
+
+@contextmanager
+def foreign_errors(explain: Callable[[str], UserError]) -> Iterator[None]:
+    """Inside, whatever a library raises about the user's file that it builds from becomes one UserError.
+
+    `explain` makes it of the reason, one line. Constructors raise anything, the tokenizers library a bare Exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # a full GPU is no fault of a file
+            raise
+        raise explain(one_line(error)) from error
+
+
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """What an error says, in one line; with its name where it says a key alone, or nothing."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    return (f"{type(error).__name__} {text}" if isinstance(error, LookupError) or not text else text)[:longest]
 
 
 def exit_status(tool: str, work: Callable[[], object], again: str = "run the same command again to continue") -> int:

@@ -19,6 +19,7 @@ from perception.backbones.text_conditioning import (
     FluxConditioner,
     PixArtConditioner,
     SD3Conditioner,
+    check_vocabulary,
 )
 from perception.backbones.unet_family import UNetDenoiser
 from perception.backbones.validation import ModelFolder
@@ -39,7 +40,9 @@ class Parts:
 
 
 def assemble(parts: Parts) -> tuple[Denoiser, Conditioner]:
-    """The denoiser adapter and the conditioner of the folder's family."""
+    """The denoiser adapter and the conditioner of the folder's family. ValueError where text and tokens do not fit."""
+    for name, tokenizer in parts.tokenizers.items():
+        check_vocabulary(parts.models[name.replace("tokenizer", "text_encoder")], tokenizer)
     return _ASSEMBLERS[parts.folder.family.name](parts)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
-import diffusers
 import torch
-import transformers
 from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from perception.backbones.config_rules import class_of, known_values
+from perception.backbones.latents import LatentCodec
 from perception.backbones.validation import Component, unusable
+from perception.backbones.weight_files import Content, content_of, parameters_of
+from perception.errors import foreign_errors
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -24,38 +29,78 @@ def build_model(name: str, part: Component, dtype: torch.dtype, random_init_seed
     """One model (`name` is its place in the folder: "unet", "vae", ...) in `dtype`, on the CPU.
 
     Raises:
-        UserError: when weights are missing, unexpected or mis-shaped, listing every key.
+        UserError: the config describes no model, or one that its weight files cannot fill; weights are missing,
+            unexpected or mis-shaped, listing every key.
     """
     if dtype == torch.float16 and part.class_name == "AutoencoderKL" and part.config.get("force_upcast", True):
         dtype = torch.float32
-    with _quiet():
+    with (
+        _quiet(),
+        foreign_errors(lambda reason: unusable(part.folder, [f"its weights do not fit its config ({reason})"])),
+    ):
         if random_init_seed is None:
             return _pretrained(part, dtype)
-        return randomize(_constructed(part), f"{random_init_seed}/{name}").to(dtype)
+        return randomize(constructed(part.class_name, part.config), f"{random_init_seed}/{name}").to(dtype)
 
 
-def _class_of(part: Component) -> tuple[Any, bool]:
-    """The class, and whether it is of diffusers (else of transformers)."""
-    is_diffusers = hasattr(diffusers, part.class_name)
-    return getattr(diffusers if is_diffusers else transformers, part.class_name), is_diffusers
+def constructed(class_name: str, config: Mapping[str, Any]) -> Any:
+    """The model of a config with the constructor's own weights; under `torch.device("meta")` it takes no memory."""
+    cls, is_diffusers = class_of(class_name)
+    known = known_values(class_name, config)
+    return cls(**known) if is_diffusers else cls(cls.config_class(**known))
 
 
-def _constructed(part: Component) -> nn.Module:
-    cls, is_diffusers = _class_of(part)
-    return cls.from_config(dict(part.config)) if is_diffusers else cls(cls.config_class.from_pretrained(part.folder))
+def check_skeleton(name: str, part: Component) -> None:
+    """Build the model of a config without memory, and let autoencoders and text encoders run, before weights are read.
+
+    Raises:
+        UserError: the config describes no model, one that does not run, or one that its weight files cannot fill.
+    """
+    with (
+        _quiet(),
+        foreign_errors(lambda reason: unusable(part.folder, [f"its config.json describes no model ({reason})"])),
+    ):
+        _try_skeleton(name, part.class_name, json.dumps(dict(part.config), sort_keys=True), content_of(part.weights))
+
+
+@lru_cache
+@torch.no_grad()
+def _try_skeleton(name: str, class_name: str, config: str, content: Content) -> None:
+    """Raises what the constructor or the first call of a model raises; once per process for equal configs."""
+    with torch.device("meta"), parameters_of(content):
+        skeleton = constructed(class_name, json.loads(config)).eval()
+        if name == "vae":
+            side = 8 * LatentCodec(skeleton).stride
+            coded = skeleton.encode(torch.zeros(1, 3, side, side))
+            latents = coded.latent_dist.mean if hasattr(coded, "latent_dist") else coded.latents
+            if tuple(latents.shape) != (1, skeleton.config["latent_channels"], 8, 8):
+                raise ValueError(f"{side}x{side} pixels become latents of the shape {list(latents.shape[1:])}")
+            skeleton.decode(latents)
+        elif name.startswith("text_encoder"):
+            skeleton(torch.zeros(1, 8, dtype=torch.long))
 
 
 def _pretrained(part: Component, dtype: torch.dtype) -> nn.Module:
-    cls, is_diffusers = _class_of(part)
-    # transformers reports mis-shaped weights in `info`, diffusers raises
-    own = {"torch_dtype": dtype} if is_diffusers else {"dtype": dtype, "ignore_mismatched_sizes": True}
-    try:
+    cls, is_diffusers = class_of(part.class_name)
+    if is_diffusers:
         model, info = cls.from_pretrained(
-            part.folder, variant=part.variant, use_safetensors=True, output_loading_info=True, **own
+            part.folder,
+            variant=part.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            torch_dtype=dtype,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
-        raise unusable(part.folder, [f"its weights do not fit its config ({reason})"]) from error
+    else:  # given its weights, transformers opens no file of the folder, such as adapters or other configs
+        weights = {key: value for file in part.weights for key, value in load_file(file).items()}
+        model, info = cls.from_pretrained(
+            None,
+            config=cls.config_class(**known_values(part.class_name, part.config)),
+            state_dict=weights,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported in `info`, where diffusers raises
+            dtype=dtype,
+        )
     if problems := _key_problems(info):
         raise unusable(part.folder, problems)
     return model

@@ -26,13 +26,21 @@ class Family:
     disagreements: Callable[[Configs], list[str]]  # where the configs cannot belong to one model
 
 
+def class_in(index: Mapping[str, Any], name: str) -> str | None:
+    """The class that model_index.json names for a component; diffusers writes [null, null] for an absent one."""
+    entry = index.get(name)
+    found = entry[-1] if isinstance(entry, list) and entry else None
+    return found if isinstance(found, str) else None
+
+
 def family_of(index: Mapping[str, Any], config: Mapping[str, Any]) -> Family | None:
     """The family of a folder, from its model_index.json and the config of its transformer; None: unsupported."""
     if "unet" in index or "transformer" not in index:
         return FAMILIES["unet"]
-    class_name = (index["transformer"] or [None])[-1]
+    class_name = class_in(index, "transformer")
     if class_name == LEGACY:
-        return FAMILIES.get({"ada_norm_zero": "dit", "ada_norm_single": "pixart"}.get(config.get("norm_type", ""), ""))
+        norm = str(config.get("norm_type", ""))
+        return FAMILIES.get({"ada_norm_zero": "dit", "ada_norm_single": "pixart"}.get(norm, ""))
     return next((f for f in FAMILIES.values() if class_name in f.models.get("transformer", ())), None)
 
 

@@ -23,8 +23,8 @@ def identity(folder: ModelFolder, random_init_seed: int | None) -> str:
     for _, path in folder.tokenizers.values():
         for file in sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")):
             _add(digest, file.name, file_hash(file))
-    scheduler = json.loads((folder.scheduler[1] / "scheduler_config.json").read_text(encoding="utf-8"))
-    _add(digest, folder.scheduler[0], _canonical(scheduler))
+    scheduler, schedule = folder.scheduler
+    _add(digest, scheduler, _canonical(schedule))
     if folder.classes:
         _add(digest, "classes", json.dumps(sorted(folder.classes.items())))
     if folder.empty_is_zeros:

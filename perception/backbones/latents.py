@@ -57,7 +57,8 @@ class LatentCodec:
     """The autoencoder with its scaling: latents are what the denoiser was trained on.
 
     z = (mean - shift_factor) * scaling_factor, or (mean - latents_mean) / latents_std * scaling_factor where the
-    checkpoint has per-channel statistics. The posterior's mean is taken, never a sample.
+    checkpoint has per-channel statistics. The posterior's mean is taken, never a sample. Raises ValueError for a config
+    whose scaling cannot be undone.
     """
 
     def __init__(self, vae: nn.Module) -> None:
@@ -68,6 +69,12 @@ class LatentCodec:
         self._scale: float = config["scaling_factor"]
         self._shift: float = config.get("shift_factor") or 0.0
         self._mean, self._std = config.get("latents_mean"), config.get("latents_std")
+        lists = [values for values in (self._mean, self._std) if values is not None]
+        if not self._scale or any(len(values) != self.channels for values in lists) or not all(self._std or (1,)):
+            raise ValueError(
+                f"its latents cannot be scaled by scaling_factor {self._scale}, latents_mean {self._mean} and "
+                f"latents_std {self._std}: expected {self.channels} numbers in each list, and no division by zero"
+            )
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W], RGB in [0, 1] -> latents [B, C, H/stride, W/stride], float32."""

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import transformers
 
 from perception.backbones.assembling import Parts, assemble
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.building import build_model
+from perception.backbones.building import build_model, check_skeleton
 from perception.backbones.fingerprint import identity
 from perception.backbones.hub import download, is_hub_id
 from perception.backbones.noise_path import noise_path
+from perception.backbones.schedulers import build_scheduler
 from perception.backbones.validation import (
     Component,
-    ModelFolder,
     check_model_folder,
     read_component,
     unusable,
 )
-from perception.errors import UserError
+from perception.backbones.weight_files import parameters_of
+from perception.errors import UserError, foreign_errors
 
 MINI = Path(__file__).parent / "mini"
 MINI_DIT = Path(__file__).parent / "mini-dit"
@@ -64,34 +64,33 @@ def load_backbone(
             sizes are checked before any weight is loaded.
     """
     kind, place = _dtype(dtype), pick_device(device)
+    foreign = str(name) not in SHIPPED or vae is not None  # what comes with the package is known to run
     folder = check_model_folder(_resolve(name), None if vae is None else autoencoder_of(vae))
-    path = noise_path(_scheduler(folder))
-    tokenizers = {
-        name: getattr(transformers, cls).from_pretrained(where) for name, (cls, where) in folder.tokenizers.items()
-    }
-    with torch.random.fork_rng(devices=[]):  # constructors draw default weights from the global generator
-        models = {key: build_model(key, part, kind, random_init_seed) for key, part in folder.models.items()}
-    denoiser, conditioner = assemble(Parts(folder, models, tokenizers))
-    backbone = DiffusionBackbone(
-        name=str(name),
-        identity=identity(folder, random_init_seed),
-        denoiser=denoiser,
-        vae=models.get("vae"),
-        conditioner=conditioner,
-        path=path,
-    )
+    path = noise_path(build_scheduler(*folder.scheduler, folder.path))
+    with parameters_of(None):  # a head around the backbone counts its own weights alone
+        for key, part in folder.models.items() if foreign else ():
+            check_skeleton(key, part)
+        tokenizers = {name: _tokenizer(*found, folder.path) for name, found in folder.tokenizers.items()}
+        with torch.random.fork_rng(devices=[]):  # constructors draw default weights from the global generator
+            models = {key: build_model(key, part, kind, random_init_seed) for key, part in folder.models.items()}
+        with foreign_errors(lambda reason: unusable(folder.path, [f"its parts do not fit together ({reason})"])):
+            denoiser, conditioner = assemble(Parts(folder, models, tokenizers))
+            backbone = DiffusionBackbone(
+                name=str(name),
+                identity=identity(folder, random_init_seed),
+                denoiser=denoiser,
+                vae=models.get("vae"),
+                conditioner=conditioner,
+                path=path,
+            )
+            if foreign:
+                assert backbone.taps  # the denoiser runs once, without memory
     return backbone.to(place)
 
 
-def _scheduler(folder: ModelFolder) -> Any:
-    name, place = folder.scheduler
-    if not hasattr(diffusers, name):
-        raise UserError(f"{folder.path} names the scheduler {name}, which diffusers does not have")
-    try:
-        return getattr(diffusers, name).from_pretrained(place)
-    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise unusable(folder.path, [f"{name} does not take scheduler/scheduler_config.json ({reason})"]) from error
+def _tokenizer(class_name: str, where: Path, folder: Path) -> Any:
+    with foreign_errors(lambda reason: unusable(folder, [f"its {where.name} cannot be read ({reason})"])):
+        return getattr(transformers, class_name).from_pretrained(where, local_files_only=True)
 
 
 def _resolve(name: str | Path) -> Path:

@@ -150,7 +150,13 @@ def noise_path(scheduler: Any) -> NoisePath:
                 f"the scheduler's prediction_type is {kind!r}; expected one of {', '.join(PREDICTION_TYPES[:3])}; "
                 "correct scheduler/scheduler_config.json"
             )
-        return VariancePreservingPath(scheduler.alphas_cumprod, kind, scheduler.betas)
+        alphas = scheduler.alphas_cumprod
+        if not (alphas.min() >= 0 and alphas.max() <= 1 and scheduler.betas.isfinite().all()):  # also NaN
+            raise UserError(
+                f"the scheduler's signal coefficients run from {float(alphas[0]):.3g} to {float(alphas[-1]):.3g}; "
+                "expected values from 1 down to 0: correct the betas in scheduler/scheduler_config.json"
+            )
+        return VariancePreservingPath(alphas, kind, scheduler.betas)
     raise UserError(
         f"the scheduler {type(scheduler).__name__} has no noise schedule this toolkit knows; expected a variance "
         "preserving (DDPM, DDIM, Euler, DPM-Solver, ...) or a flow-matching one"
@@ -159,14 +165,22 @@ def noise_path(scheduler: Any) -> NoisePath:
 
 def _shift(config: Any) -> float | ResolutionShift:
     if not config.get("use_dynamic_shifting"):
-        return float(config.get("shift") or config.get("flow_shift") or 1.0)  # flow_shift: DPM-Solver, UniPC
+        shift = config.get("shift") or config.get("flow_shift") or 1.0  # flow_shift: DPM-Solver, UniPC
+        if not (isinstance(shift, (int, float)) and 0 < shift < math.inf):
+            raise UserError(
+                f"the scheduler's shift is {shift!r}; expected a positive number: correct "
+                "scheduler/scheduler_config.json"
+            )
+        return float(shift)
     keys = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
-    if config.get("time_shift_type", "exponential") != "exponential" or any(config.get(key) is None for key in keys):
+    values = [config.get(key) for key in keys]
+    numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    if config.get("time_shift_type", "exponential") != "exponential" or not numbers or values[2] >= values[3]:
         raise UserError(
             "the scheduler's dynamic shifting is not the exponential one with base_shift, max_shift and their sequence "
             "lengths, as Flux has it; correct scheduler/scheduler_config.json"
         )
-    return ResolutionShift(*(config[key] for key in keys))
+    return ResolutionShift(*values)
 
 
 def _few(steps: Tensor) -> str:

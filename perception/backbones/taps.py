@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -19,6 +20,7 @@ from perception.errors import UserError
 
 TapModules = Mapping[str, tuple[nn.Module, TapKind]]
 _ATTENTION = ("cross_attention", "self_attention")
+_DESCRIBED: dict[tuple[str | int, ...], dict[str, Tap]] = {}  # taps by architecture
 
 
 class _LastTapReached(Exception):
@@ -72,8 +74,18 @@ def _output_hook(name: str, take: Callable[[str, Tensor], None], read: Callable[
 def describe_taps(denoiser: Denoiser, latent_stride: int, tokens: int) -> dict[str, Tap]:
     """All taps in order of execution, from one dry forward of the architecture on the meta device.
 
-    Nothing is computed and no table of channel numbers is kept: what the modules return is what they have.
+    Nothing is computed and no table of channel numbers is kept: what the modules return is what they have. Equal
+    architectures are described once per process.
     """
+    module: Any = denoiser.module
+    config = json.dumps(dict(module.config), sort_keys=True, default=str)
+    key = (type(denoiser).__name__, type(module).__name__, config, latent_stride, tokens)
+    if key not in _DESCRIBED:
+        _DESCRIBED[key] = _described(denoiser, latent_stride, tokens)
+    return dict(_DESCRIBED[key])
+
+
+def _described(denoiser: Denoiser, latent_stride: int, tokens: int) -> dict[str, Tap]:
     skeleton = denoiser.skeleton()
     x_t, time, condition = skeleton.probe(tokens)
     modules = skeleton.tap_modules()

@@ -12,6 +12,7 @@ from perception.backbones.conditioning import Condition, Conditioner
 from perception.errors import PromptTooLongError, UserError
 
 _SD3_T5_TOKENS = 256  # as the pipeline pads
+_SHORTEST = 3  # begin, a word, end
 
 
 class ClipConditioner(Conditioner):
@@ -109,10 +110,24 @@ class FluxConditioner(Conditioner):
 
 
 def clip_tokens(encoders: Mapping[str, nn.Module], tokenizers: Mapping[str, Any]) -> int:
-    """The most tokens that tokenizers and position embeddings allow; CLIP: 77."""
+    """The most tokens that tokenizers and position embeddings allow; CLIP: 77. ValueError where they allow no text."""
     configs: list[Any] = [encoder.config for encoder in encoders.values()]
     limits = [t.model_max_length for t in tokenizers.values()] + [c.max_position_embeddings for c in configs]
-    return int(min(limits))
+    most = int(min(limits))
+    if most < _SHORTEST:
+        raise ValueError(f"the tokenizers and text encoders allow {most} tokens, a text has at least {_SHORTEST}")
+    return most
+
+
+def check_vocabulary(encoder: Any, tokenizer: Any) -> None:
+    """ValueError unless a tokenizer pads texts, with tokens that the text encoder has."""
+    most = tokenizer.model_max_length
+    if not (isinstance(most, (int, float)) and most >= _SHORTEST):
+        raise ValueError(f"the tokenizer's model_max_length is {str(most)[:60]}, a text has {_SHORTEST} tokens or more")
+    ids = token_ids(tokenizer, ["a", ""], 2 * _SHORTEST, truncate=False)["input_ids"]
+    least, most = int(ids.min()), max(int(ids.max()), len(tokenizer) - 1)
+    if least < 0 or most >= encoder.config.vocab_size:
+        raise ValueError(f"the tokenizer has tokens up to {most}, the text encoder {encoder.config.vocab_size} of them")
 
 
 def place_of(encoder: nn.Module) -> torch.device:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception.backbones.families import AUTOENCODERS, DENOISERS, FAMILIES, LEGACY, Family, family_of
-from perception.errors import UserError
+from perception.backbones.config_rules import config_problems
+from perception.backbones.families import AUTOENCODERS, DENOISERS, FAMILIES, LEGACY, Family, class_in, family_of
+from perception.backbones.schedulers import scheduler_problems
+from perception.backbones.weight_files import damage
+from perception.data.documents import DocumentError, read_document
+from perception.errors import UserError, foreign_errors
 
+_TOKENIZER_FILES = ("gguf_file", "fast_tokenizer_files", "init_inputs", "auto_map")  # code, or other files
 _VARIANTS = ("", "fp16", "bf16")
 
 
@@ -36,7 +39,7 @@ class ModelFolder:
     family: Family
     models: Mapping[str, Component]  # component -> model: the denoiser, vae, text encoders
     tokenizers: Mapping[str, tuple[str, Path]]  # component -> (class name, folder), one per text encoder
-    scheduler: tuple[str, Path]
+    scheduler: tuple[str, Mapping[str, Any]]  # class name, content of scheduler_config.json
     classes: Mapping[int, str]  # class names of a class-conditional model, as model_index.json has them
     empty_is_zeros: bool  # zeros stand for the empty prompt (SDXL, unless model_index.json says otherwise)
 
@@ -55,42 +58,41 @@ def check_model_folder(path: Path, vae: Component | None = None) -> ModelFolder:
     index, family = _index(path)
     parts = [*family.models, *family.tokenizers, "scheduler"]
     given = {"vae"} if vae else set()
-    names = [n for n in parts if n not in family.optional or n in given or _class_in(index, n)]
-    absent = [name for name in names if name not in given and not _class_in(index, name)]
+    names = [n for n in parts if n not in family.optional or n in given or class_in(index, n)]
+    absent = [name for name in names if name not in given and not class_in(index, name)]
     if absent:
         raise UserError(
             f"{path} holds a {index.get('_class_name', 'pipeline')} without {', '.join(absent)}; "
             f"a folder of the {family.title} kind has {', '.join(parts)}"
         )
     models = {
-        name: vae if name == "vae" and vae else read_component(path / name, name, problems, index[name][-1], classes)
+        name: vae
+        if name == "vae" and vae
+        else read_component(path / name, name, problems, class_in(index, name), classes)
         for name, classes in family.models.items()
         if name in names
     }
-    tokenizers = {name: (index[name][-1], path / name) for name in family.tokenizers if name in names}
+    tokenizers = {name: (str(class_in(index, name)), path / name) for name in family.tokenizers if name in names}
     for name, (class_name, folder) in tokenizers.items():
         problems += _tokenizer_problems(class_name, folder, family.tokenizers[name])
-    _read_json(path / "scheduler" / "scheduler_config.json", problems)
+    scheduler = (str(class_in(index, "scheduler")), _read_json(path / "scheduler" / "scheduler_config.json", problems))
+    problems += scheduler_problems(*scheduler)
     labels = _labels(index, problems)
     if not problems:
-        problems += family.disagreements({name: component.config for name, component in models.items()})
+        with foreign_errors(lambda reason: unusable(path, [f"its configs do not fit together ({reason})"])):
+            problems += family.disagreements({name: component.config for name, component in models.items()})
     if problems:
         raise unusable(path, problems)
-    scheduler = (index["scheduler"][-1], path / "scheduler")
     zeros = "StableDiffusionXL" in str(index.get("_class_name")) and index.get("force_zeros_for_empty_prompt", True)
     return ModelFolder(path, str(index.get("_class_name")), family, models, tokenizers, scheduler, labels, bool(zeros))
-
-
-def _class_in(index: Mapping[str, Any], name: str) -> str | None:
-    """The class that model_index.json names for a component; diffusers writes [null, null] for an absent one."""
-    entry = index.get(name)
-    return entry[-1] if isinstance(entry, list) and entry else None
 
 
 def _labels(index: Mapping[str, Any], problems: list[str]) -> dict[int, str]:
     """`id2label` of class-conditional pipelines: {"0": "tench, Tinca tinca", ...}."""
     found = index.get("id2label") or {}
-    if not isinstance(found, dict) or not all(str(k).isdecimal() and isinstance(v, str) for k, v in found.items()):
+    if not isinstance(found, dict) or not all(
+        k.isdecimal() and len(k) < 7 and isinstance(v, str) for k, v in found.items()
+    ):
         problems.append("id2label in model_index.json is not a table of class number -> name")
         return {}
     return {int(key): name for key, name in found.items()}
@@ -113,16 +115,24 @@ def read_component(
 ) -> Component:
     """Config, class and weight files of one model."""
     config = _read_json(folder / "config.json", problems)
-    # transformers writes `architectures`, diffusers `_class_name`
-    found = config.get("_class_name") or (config.get("architectures") or [class_name])[0]
+    found = _class_of(config) or class_name
     if config and class_name and found != class_name:
-        problems.append(f"model_index.json says {name} is a {class_name}, its config.json a {found}")
+        problems.append(f"model_index.json says {name} is a {class_name[:80]}, its config.json a {found}")
     if found == LEGACY and name == "transformer":
         found = supported[0]
     if config and found not in supported:
         problems.append(f"{name} is a {found}, supported is {' or '.join(supported)}")
+    elif config:
+        problems += [f"in {name}/config.json {problem}" for problem in config_problems(str(found), config)]
     weights, variant = _weight_files(folder, name, problems)
     return Component(folder, str(found), config, weights, variant)
+
+
+def _class_of(config: Mapping[str, Any]) -> str | None:
+    """The class that a config.json names: transformers writes `architectures`, diffusers `_class_name`."""
+    listed = config.get("architectures")
+    found = config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None)
+    return found[:80] if isinstance(found, str) else None
 
 
 def _tokenizer_problems(class_name: str, folder: Path, supported: tuple[str, ...]) -> list[str]:
@@ -136,7 +146,9 @@ def _tokenizer_problems(class_name: str, folder: Path, supported: tuple[str, ...
         return [f"{folder.name}/spiece.model is read with the package sentencepiece: pip install sentencepiece"]
     problems: list[str] = []
     for file in sorted(folder.glob("*.json")):
-        _read_json(file, problems)
+        content = _read_json(file, problems)
+        refused = [key for key in _TOKENIZER_FILES if file.name == "tokenizer_config.json" and content.get(key)]
+        problems += [f"{folder.name}/{file.name} has {key}, which is not supported" for key in refused]
     return problems
 
 
@@ -157,39 +169,47 @@ def _index(path: Path) -> tuple[dict[str, Any], Family]:
     if family is None:
         titles = ", ".join(family.title for family in FAMILIES.values())
         raise UserError(
-            f"{path} holds a {index.get('_class_name')} whose denoiser is a {_class_in(index, 'transformer')}; "
+            f"{path} holds a {index.get('_class_name')} whose denoiser is a {class_in(index, 'transformer')}; "
             f"supported denoisers are {', '.join(DENOISERS)} ({titles})"
         )
     return index, family
 
 
 def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+    label = f"{path.parent.name}/{path.name}"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_document(path)
     except OSError:
-        problems.append(f"{path.parent.name}/{path.name} is missing or unreadable")
+        problems.append(f"{label} is missing or unreadable")
         return {}
-    except ValueError:
-        problems.append(f"{path.parent.name}/{path.name} is not valid JSON")
+    except DocumentError as error:
+        problems.append(f"{label} {error}")
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        problems.append(f"{label} holds no JSON object")
+        return {}
+    return value
 
 
 def _weight_files(folder: Path, name: str, problems: list[str]) -> tuple[tuple[Path, ...], str | None]:
-    """The safetensors files of a component and their variant, each checked to be complete."""
+    """The safetensors files of a component and their variant, each checked to be complete.
+
+    Where there are several, the ones that diffusers loads: an index of shards comes before a single file.
+    """
     of_transformers = name.startswith(("text_encoder", "clip"))
     stem = "model" if of_transformers else "diffusion_pytorch_model"
     for variant in _VARIANTS:
         dot = f".{variant}" if variant else ""
-        single, sharded = folder / f"{stem}{dot}.safetensors", folder / f"{stem}.safetensors.index{dot}.json"
-        if single.is_file():
+        single = folder / f"{stem}{dot}.safetensors"
+        indices = [folder / f"{stem}.safetensors.index{dot}.json", folder / f"{stem}{dot}.safetensors.index.json"]
+        sharded = next((index for index in indices if index.is_file()), None)
+        if sharded is not None:
+            files = _shards(sharded, problems)
+        elif single.is_file():
             files = (single,)
-        elif sharded.is_file():
-            shards = _read_json(sharded, problems).get("weight_map", {})
-            files = tuple(folder / shard for shard in sorted(set(shards.values())))
         else:
             continue
-        problems += [text for file in files if (text := _damage(file))]
+        problems += [text for file in files if (text := damage(file))]
         return files, variant or None
     pickled = any(folder.glob("*.bin"))
     hint = " (only pickled .bin files are there: save them with safe_serialization=True)" if pickled else ""
@@ -197,28 +217,13 @@ def _weight_files(folder: Path, name: str, problems: list[str]) -> tuple[tuple[P
     return (), None
 
 
-def _damage(file: Path) -> str | None:
-    """What is wrong with a safetensors file, from its header and its size alone.
-
-    Layout: 8 bytes header length N (little endian), N bytes JSON, then the tensors up to the largest end offset.
-    """
-    label = f"{file.parent.name}/{file.name}"
-    try:
-        with file.open("rb") as stream:
-            size = file.stat().st_size
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size - 8:
-                return f"the weight file {label} is truncated ({size} bytes, its header alone needs {8 + length})"
-            header = json.loads(stream.read(length))
-    except OSError:
-        return f"the weight file {label} is missing or unreadable"
-    except (struct.error, ValueError):
-        return f"the weight file {label} is not a safetensors file"
-    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        return (
-            f"the weight file {label} is {'truncated' if size < expected else 'too long'}"
-            f" ({size} bytes, its header says {expected})"
-        )
-    return None
+def _shards(index: Path, problems: list[str]) -> tuple[Path, ...]:
+    """The files that an index names, which lie beside it."""
+    table = _read_json(index, problems).get("weight_map")
+    names = list(table.values()) if isinstance(table, dict) else []
+    if not names or not all(
+        isinstance(name, str) and name == Path(name).name and name not in ("", "..") for name in names
+    ):
+        problems.append(f"{index.parent.name}/{index.name} has no weight_map from weights to files beside it")
+        return ()
+    return tuple(index.parent / name for name in sorted(set(names)))

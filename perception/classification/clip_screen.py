@@ -6,8 +6,7 @@ Li et al. 2023 do so in their appendix, with the 20 best classes.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from perception.backbones.building import build_model
+from perception.backbones.building import build_model, check_skeleton
 from perception.backbones.hub import download_clip, is_hub_id
 from perception.backbones.text_conditioning import token_ids
 from perception.backbones.validation import Component, read_component, unusable
 from perception.classification.prompts import PromptSet
+from perception.data.documents import DocumentError, entries, read_document
 from perception.data.files import file_hash
-from perception.errors import PromptTooLongError, UserError
+from perception.errors import PromptTooLongError, UserError, foreign_errors
 
 _TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+_LARGEST = 10_000  # number in a config of an image processor: pixels, gray values, factors
 _TEXTS = 100  # prompts per call of the text encoder
 
 
@@ -68,13 +69,17 @@ class ClipScreen:
         device: torch.device | str = "cpu",
     ) -> None:
         folder = check_clip(name)
+        check_skeleton("clip", folder.model)
         self.name = str(name)
         self.identity = f"{folder.digest}, prompts {prompts.digest}"  # what its rankings depend on
         with torch.random.fork_rng(devices=[]):  # the constructor draws default weights from the global generator
             model: Any = build_model("clip", folder.model, torch.float32, None)
         self.model = model.eval().requires_grad_(False).to(device)
         tokenizer, self.processor = _companions(folder.model)
-        _check_fit(folder.model.folder, self.model.config, tokenizer, self.pixels(Image.new("RGB", (8, 8))))
+        with foreign_errors(
+            lambda reason: unusable(folder.model.folder, [f"its parts do not fit together ({reason})"])
+        ):
+            _check_fit(folder.model.folder, self.model.config, tokenizer, self.pixels(Image.new("RGB", (8, 8))))
         self.vectors = self._class_vectors(tokenizer, prompts)  # [K, D]
 
     def pixels(self, image: Image.Image) -> Tensor:
@@ -133,28 +138,37 @@ def check_clip(name: str | Path) -> ClipFolder:
         problems.append("tokenizer.json (or vocab.json and merges.txt) is missing")
     if not names & set(_PROCESSOR):
         problems.append(f"{_PROCESSOR[0]} is missing")
-    problems += [f"{file.name} is not valid JSON" for file in small[1:] if file.suffix == ".json" and not _json(file)]
+    for file in small[1:]:
+        problems += [f"{file.name} {found}" for found in _file_problems(file)]
     if problems:
         raise unusable(path, problems)
     return ClipFolder(model, (*small, *model.weights))
 
 
-def _json(path: Path) -> bool:
+def _file_problems(path: Path) -> Iterator[str]:
+    """What is wrong with a small file of tokenizer or image processor: not JSON, a number without bounds."""
+    if path.suffix != ".json":
+        return
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+        document = read_document(path)
+    except OSError:
+        yield "is missing or unreadable"
+        return
+    except DocumentError as error:
+        yield str(error)
+        return
+    if path.name in _PROCESSOR:
+        numbers = (value for _, _, value in entries(document) if isinstance(value, (int, float)))
+        yield from (f"has the number {value}, which no image has" for value in numbers if not abs(value) <= _LARGEST)
 
 
 def _companions(part: Component) -> tuple[Any, Any]:
     """Tokenizer and image processor."""
     classes: tuple[Any, Any] = (transformers.CLIPTokenizer, transformers.CLIPImageProcessor)
-    try:
+    with foreign_errors(
+        lambda reason: unusable(part.folder, [f"its tokenizer or image processor cannot be read ({reason})"])
+    ):
         tokenizer, processor = (each.from_pretrained(part.folder, local_files_only=True) for each in classes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
-        raise unusable(part.folder, [f"its tokenizer or image processor cannot be read ({reason})"]) from error
     return tokenizer, processor
 
 

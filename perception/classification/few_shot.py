@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.classification.scoring import DenoisingErrors
-from perception.data.documents import conforms, parse_json
+from perception.data.documents import conforms, parse_document
 from perception.data.files import write_atomic
-from perception.errors import UserError
+from perception.errors import UserError, one_line
 
 Objective = Literal["denoise", "contrast"]
 OBJECTIVES = ("denoise", "contrast")
@@ -129,11 +129,11 @@ def load_class_tokens(path: Path, names: Sequence[str]) -> ClassTokens:
     """
     try:
         with safe_open(path, "pt") as file:
-            stored, start = parse_json((file.metadata() or {})["classes"]), file.get_tensor("embedding")
-        if not conforms(stored, [str]):
-            raise ValueError("its classes are no names")
+            stored, start = parse_document((file.metadata() or {})["classes"]), file.get_tensor("embedding")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} holds no learned class tokens ({error}); train them anew") from error
+        raise UserError(f"{path} holds no learned class tokens ({one_line(error)}); train them anew") from error
+    if not (conforms(stored, [str]) and start.ndim == 3 and len(start) == len(stored) and start.is_floating_point()):
+        raise UserError(f"{path} holds no learned class tokens (one row per class is expected); train them anew")
     if stored != list(names):
         raise UserError(f"{path} has tokens of {', '.join(stored[:8])}, but the classes are {', '.join(names[:8])}")
     return ClassTokens(start)

@@ -82,13 +82,16 @@ def read_noise(path: Path) -> SharedNoise:
         raise UserError(f"cannot read the noise file {path} ({error}); save the tensor anew") from error
     if not isinstance(noise, Tensor):
         raise UserError(f"the noise file {path} holds a {type(noise).__name__}; save one bare tensor in it")
+    if noise.numel() * noise.element_size() > noise.untyped_storage().nbytes():
+        raise UserError(f"the noise file {path} repeats its numbers to the shape {tuple(noise.shape)}; save them all")
     return SharedNoise(noise)
 
 
 def _read_npy(path: Path) -> Tensor:
     import numpy as np
 
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+    stored = np.load(path, mmap_mode="r", allow_pickle=False)  # a header that promises more than the file has raises
+    return torch.from_numpy(np.array(stored))
 
 
 def _read_pt(path: Path) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from perception.commands.common import comma_list, load_backbone_from
 from perception.commands.generate_job import SceneFiles
 from perception.commands.generate_options import generation_options
 from perception.commands.generate_statistics import class_statistics
+from perception.data.documents import read_document
 from perception.data.inputs import read_text
 from perception.engine.items import Item
 from perception.errors import UserError
@@ -160,7 +160,7 @@ def _check_channels(controls: Sequence[str], vocabulary: Vocabulary) -> None:
     """UserError when the first control network is on disk and made for another number of classes."""
     folder = MINI.with_name(controls[0]) if controls[0] in SHIPPED else Path(controls[0]).expanduser()
     try:
-        channels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("conditioning_channels")
+        channels = read_document(folder / "config.json").get("conditioning_channels")
     except (OSError, ValueError, AttributeError):  # of the hub, or broken: said when it is loaded
         return
     if channels != vocabulary.channels:

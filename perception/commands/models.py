@@ -64,8 +64,12 @@ def read_artifact(folder: Path | None, default_task: str) -> Artifact:
     """The artifact in `folder`, by default the shipped one of a task.
 
     Raises:
-        UserError: no such folder, a file is missing or broken, or it is no model of this program.
+        UserError: no such folder, a file is missing or broken, or it is no model of this program, or it holds what no
+            model may hold.
     """
+    from perception.segmentation.head_folder import read_config
+    from perception.segmentation.head_rules import check_arguments, check_semantic
+
     path = SHIPPED / f"mini-{default_task}" if folder is None else folder.expanduser()
     if folder is None and not path.is_dir():
         raise UserError(f"No model was given and this installation has no {default_task} one; add --model FOLDER.")
@@ -77,10 +81,12 @@ def read_artifact(folder: Path | None, default_task: str) -> Artifact:
             f"{path} is no folder of a trained model: {missing[0]} is missing; --model takes a folder such as "
             "WORK_DIR/model, where tools/train.py puts it."
         )
-    config = _config(path / "config.json")
+    config = read_config(path)
     task = config.get("task", "semantic" if {"model", "classes", "palette"} <= set(config) else None)
     if task not in TASKS:
         raise UserError(f"{path}/config.json describes no model of perception; its task must be {', '.join(TASKS)}.")
+    check = check_semantic if task == "semantic" else check_arguments
+    check(config, f"{path}/config.json")
     return Artifact(path, task, config)
 
 
@@ -123,13 +129,3 @@ def _load(from_pretrained: Callable[..., Any], artifact: Artifact, **changes: An
     """`changes` replace values of the artifact's config."""
     with redirect_stdout(sys.stderr):  # huggingface_hub prints where the weights come from
         return from_pretrained(artifact.folder, **changes).eval()
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is broken ({error}); copy the folder again.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is broken (no JSON object); copy the folder again.")
-    return config

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from perception.data.documents import read_document
+from perception.data.documents import read_shaped
 from perception.data.files import write_atomic
 from perception.data.shards import SUFFIX, DamagedShardError, Index, ShardReader, read_index, write_shard
 from perception.errors import UserError
@@ -296,7 +296,7 @@ def read_settings(root: Path) -> dict[str, str]:
     """The content of store.json, checked. Raises UserError when it is absent, broken or of another format."""
     path = root / "store.json"
     try:
-        settings = read_document(path, {"format": int, "dtype": (str, None)})
+        settings = read_shaped(path, {"format": int, "dtype": (str, None)})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.") from error
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from perception.data.documents import read_document
+from perception.data.documents import read_shaped
 from perception.data.files import explain_disk_errors, orphaned_temps, write_atomic
 from perception.engine.items import Item
 from perception.engine.manifest import merge_parts, part_path
@@ -124,7 +124,7 @@ def read_settings(out: Path) -> tuple[str | None, dict[str, Any]]:
     """
     path = out / SETTINGS
     try:
-        settings = read_document(path, _SETTINGS)
+        settings = read_shaped(path, _SETTINGS)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is not readable as the settings of a job ({_reason(error)}); choose another folder, or delete "

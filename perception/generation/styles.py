@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone
-from perception.backbones.building import build_model
+from perception.backbones.building import build_model, check_skeleton
 from perception.backbones.hub import download, is_hub_id
 from perception.backbones.loading import MINI
 from perception.backbones.unet_family import UNetDenoiser
-from perception.backbones.validation import Component, unusable
+from perception.backbones.validation import read_component, unusable
 from perception.errors import UserError
 from perception.generation.control import check_control
 
 SHIPPED = ("mini-control", "mini-source")  # control by Cityscapes labels for `mini`, and its source-style denoiser
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def new_control(
@@ -102,15 +99,17 @@ def _bytes(value: Tensor) -> bytes:
 
 def _load(name: str | Path, class_name: str, place: str, dtype: torch.dtype) -> nn.Module:
     folder = network_folder(name)
-    config = _config(folder)
-    problems = []
-    if config.get("_class_name") != class_name:
-        problems.append(f"it is a {config.get('_class_name')}, expected a {class_name}")
-    if not (folder / _WEIGHTS).is_file():
-        problems.append(f"{_WEIGHTS} is missing (save pickled .bin weights with safe_serialization=True)")
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} has no config.json, so it is not the folder of a diffusers model; "
+            "pass the folder that save_pretrained wrote"
+        )
+    problems: list[str] = []
+    part = read_component(folder, place, problems, supported=(class_name,))
     if problems:
         raise unusable(folder, problems)
-    part = Component(folder, class_name, config, (folder / _WEIGHTS,), None)
+    if str(name) not in SHIPPED:
+        check_skeleton(place, part)
     with torch.random.fork_rng(devices=[]):
         return build_model(place, part, dtype, None)
 
@@ -120,15 +119,3 @@ def network_folder(name: str | Path) -> Path:
     if str(name) in SHIPPED:
         return MINI.with_name(str(name))
     return download(str(name)) if is_hub_id(name) else Path(name).expanduser()
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} has no config.json, so it is not the folder of a diffusers model; "
-            "pass the folder that save_pretrained wrote"
-        )
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise unusable(folder, [f"config.json is not valid JSON ({error})"]) from error

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from safetensors import SafetensorError
+from huggingface_hub import ModelCard
 from torch import nn
 
 from perception.backbones import DiffusionBackbone, load_backbone
 from perception.errors import UserError
 from perception.segmentation.controls import TimmEncoder
+from perception.segmentation.head_folder import HeadFolder
+from perception.segmentation.head_rules import check_arguments
 from perception.segmentation.vpd import VPD
 
 _CARD = """---
@@ -32,7 +33,7 @@ network = {name}.from_pretrained(FOLDER)
 """
 
 
-class TaskNetwork(nn.Module, PyTorchModelHubMixin):
+class TaskNetwork(nn.Module, HeadFolder):
     """A network that is saved as config.json (its constructor's arguments), model.safetensors and a model card.
 
     A frozen diffusion backbone is not saved; loading checks that the one found has the same fingerprint, and that
@@ -112,31 +113,19 @@ class TaskNetwork(nn.Module, PyTorchModelHubMixin):
         return ModelCard(_CARD.format(**names))
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]
-        cls, *, config: dict[str, Any] | None = None, model_id: str, **kwargs: Any
-    ) -> TaskNetwork:
-        """Called by `from_pretrained` with the content of config.json."""
-        kwargs.pop("strict", None)
-        check_config(cls, config, model_id)
-        try:
-            return super()._from_pretrained(model_id=model_id, strict=True, **kwargs)
-        except (RuntimeError, SafetensorError, FileNotFoundError) as error:  # load_state_dict lists every key in it
-            reason = " ".join(str(error).split())
-            raise UserError(f"the weights in {model_id} do not fit its config.json: {reason}") from error
-
-
-def check_config(cls: type[TaskNetwork], config: Mapping[str, Any] | None, folder: str) -> None:
-    """Raise UserError unless config.json is of this task and holds arguments of the constructor alone."""
-    if config is None:
-        raise UserError(f"{folder} has no config.json; name the folder of a trained {cls.task} network")
-    if config.get("task") != cls.task:
-        found = config.get("task") or "semantic segmentation, or of no network of this toolkit"
-        raise UserError(f"{folder} is a model for {found}, not for {cls.task}; name a folder of a {cls.task} network")
-    if unknown := sorted(set(config) - set(cls._hub_mixin_init_parameters)):
-        raise UserError(
-            f"{folder}/config.json holds {', '.join(unknown)}, which {cls.__name__} does not take; "
-            "it was written by another version, so install that one or train again"
-        )
+    def check_config(cls, config: Mapping[str, Any], where: str) -> None:
+        """Raise UserError unless config.json is of this task and holds plain arguments of the constructor alone."""
+        if config.get("task") != cls.task:
+            found = str(config.get("task") or "semantic segmentation, or of no network of this toolkit")[:80]
+            raise UserError(
+                f"{where} describes a model for {found}, not for {cls.task}; name a folder of a {cls.task} network"
+            )
+        if unknown := sorted(set(config) - set(cls._hub_mixin_init_parameters)):
+            raise UserError(
+                f"{where} holds {', '.join(unknown)[:200]}, which {cls.__name__} does not take; "
+                "it was written by another version, so install that one or train again"
+            )
+        check_arguments(config, where)
 
 
 def open_backbone(

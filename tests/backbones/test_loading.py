@@ -206,7 +206,7 @@ BROKEN: dict[str, tuple[Callable[[Path, Callable[..., None]], object], str]] = {
     ),
     "truncated tokenizer": (
         lambda f, e: (truncate(f / "tokenizer/tokenizer.json"), (f / "tokenizer/tokenizer_config.json").write_text("")),
-        "tokenizer/tokenizer.json is not valid JSON; tokenizer/tokenizer_config.json is not valid JSON",
+        r"tokenizer/tokenizer.json is not valid JSON \(.*\); tokenizer/tokenizer_config.json is not valid JSON",
     ),
     "beta schedule": (
         lambda f, e: e(f / "scheduler/scheduler_config.json", beta_schedule="cubic"),
@@ -250,7 +250,7 @@ BROKEN: dict[str, tuple[Callable[[Path, Callable[..., None]], object], str]] = {
     ),
     "scheduler class": (
         lambda f, e: e(f / "model_index.json", scheduler=["diffusers", "MyScheduler"]),
-        "which diffusers does not have",
+        "the scheduler is 'MyScheduler', supported are DDIMScheduler, ",
     ),
     "a transformer": (
         lambda f, e: (f / "model_index.json").write_text(

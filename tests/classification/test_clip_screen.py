@@ -202,9 +202,23 @@ def _more_tokens(folder):
     tokenizer.save_pretrained(folder)
 
 
+def _huge_processor(folder):
+    for path in (folder / "preprocessor_config.json", folder / "processor_config.json"):
+        if path.exists():
+            path.write_text(path.read_text().replace("32", "1000000000"))
+
+
+def _many_layers(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] = 2**20
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
+        (_huge_processor, "has the number 1000000000, which no image has"),
+        (_many_layers, "its config.json describes no model (it asks for far more weights than the"),
         (_no_weights, "the weight file clip/model.safetensors is missing"),
         (_truncated, "the weight file clip/model.safetensors is truncated"),
         (_fewer_weights, "missing weights: visual_projection.weight"),

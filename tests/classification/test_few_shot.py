@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.few_shot import (
@@ -100,3 +101,10 @@ def test_bad_input_gets_one_sentence(tiny_backbone, condition, shots):
         ClassTokens.beside(condition, 0)
     with pytest.raises(UserError, match="do not fit a condition of 1 rows"):
         ClassTokens.beside(condition)(condition[[0]])
+
+
+@pytest.mark.parametrize("classes", ["[" * 100_000, "5", '{"a": 1}', '["a", "b"]', "nonsense"])
+def test_files_of_tokens_with_odd_contents(tmp_path, classes):
+    save_file({"embedding": torch.zeros(5)}, tmp_path / "t.safetensors", {"classes": classes})
+    with pytest.raises(UserError, match="holds no learned class tokens"):
+        load_class_tokens(tmp_path / "t.safetensors", ["a", "b"])

@@ -94,3 +94,12 @@ def test_a_damaged_noise_file_is_one_sentence(tmp_path):
     (tmp_path / "n.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + huge.encode().ljust(117) + b"\n")
     with pytest.raises(UserError, match=r"cannot read the noise file .*n\.npy \(Unable to allocate"):
         read_noise(tmp_path / "n.npy")
+
+
+def test_files_that_promise_more_than_they_hold(tmp_path):
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000, 8, 8), }"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    torch.save(torch.zeros(1, 1, 1, 1).expand(10**9, 4, 8, 8), tmp_path / "a.pt")
+    for name, sentence in (("a.npy", "cannot read the noise file"), ("a.pt", "repeats its numbers to the shape")):
+        with pytest.raises(UserError, match=sentence):
+            read_noise(tmp_path / name)

@@ -219,3 +219,27 @@ def test_style_swap(tiny_backbone: DiffusionBackbone, tmp_path: Path) -> None:
     wide = UNet2DConditionModel.from_config({**tiny_backbone.unet.config, "block_out_channels": (32, 32, 32, 32)})
     with pytest.raises(UserError, match="has block_out_channels"):
         with_denoiser(tiny_backbone, wide)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conditioning_embedding_out_channels": [2**20] * 4}, "it asks for far more weights than the"),
+        ({"layers_per_block": 2**20}, "it asks for far more weights than the"),
+        ({"in_channels": "x"}, "in_channels is 'x', expected a whole number"),
+        ({"block_out_channels": 5}, "its config.json describes no model"),
+        ({"_class_name": ["ControlNetModel"]}, "supported is ControlNetModel"),
+        ({"quantization_config": {}}, "quantization_config is set, which is not supported"),
+    ],
+)
+def test_hostile_controls(
+    tiny_backbone: DiffusionBackbone, control: ControlNetModel, tmp_path: Path, change: dict, message: str
+) -> None:
+    control.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        load_control(tmp_path, tiny_backbone)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested more than 32 levels deep"):
+        load_control(tmp_path, tiny_backbone)

@@ -144,7 +144,7 @@ def _classes(checkpoint: Checkpoint, count: int, given: Sequence[str] | None) ->
     from mmseg.datasets import ADE20KDataset
 
     ade = ADE20KDataset.METAINFO
-    noted, colours = checkpoint.meta.get("CLASSES"), checkpoint.meta.get("PALETTE")
+    noted, colours = _noted(checkpoint.meta, "CLASSES", str), _noted(checkpoint.meta, "PALETTE", (list, tuple))
     if given is None and noted is None and count != len(ade["classes"]):
         given = [f"class {i}" for i in range(count)]
         note = f"{count} classes, numbered: the file names none (--classes names them)"
@@ -155,6 +155,19 @@ def _classes(checkpoint: Checkpoint, count: int, given: Sequence[str] | None) ->
     if colours is None or len(colours) != count:
         colours = ade["palette"] if count == len(ade["palette"]) else [_colour(i) for i in range(count)]
     return names, [list(map(int, colour)) for colour in colours], note
+
+
+def _noted(meta: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Sequence[Any] | None:
+    """What mmcv noted beside the weights: names, or colours of three whole numbers; None for anything else."""
+    found = meta.get(key)
+    if not isinstance(found, (list, tuple)) or not all(isinstance(entry, kind) for entry in found):
+        return None
+    colours = kind is not str
+    return None if colours and not all(_is_colour(entry) for entry in found) else found
+
+
+def _is_colour(entry: Sequence[Any]) -> bool:
+    return len(entry) == 3 and all(isinstance(part, int) and 0 <= part <= 255 for part in entry)
 
 
 def _colour(index: int) -> list[int]:

@@ -47,6 +47,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} holds no weights under {' or '.join(_CONTAINERS)}, and what is no tensor among its own entries:"
             f" {', '.join(odd) or 'it is empty'}; expected a state dict"
         )
+    short = [str(key) for key, value in inside.items() if value.numel() * value.element_size() > _stored(value)]
+    if short:
+        raise UserError(
+            f"{path} holds fewer numbers than the shapes of {', '.join(sorted(short)[:8])} say; download it again"
+        )
     meta = content.get("meta")
     return Checkpoint(path, _without_wrapper(inside), meta if isinstance(meta, Mapping) else {})
 
@@ -77,7 +82,13 @@ def _pickled_code(path: Path) -> list[str]:
         return []
 
 
-def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _stored(tensor: Tensor) -> int:
+    """Bytes behind a tensor, which may repeat them; 0 for a kind of tensor that has no plain storage."""
+    return tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 0
+
+
+def _without_wrapper(weights: Mapping[Any, Tensor]) -> dict[str, Tensor]:
     """Names as of the bare network: DistributedDataParallel puts "module." before all of them."""
+    weights = {str(name): value for name, value in weights.items()}
     wrapped = all(name.startswith("module.") for name in weights)
     return {name.removeprefix("module.") if wrapped else name: value for name, value in weights.items()}

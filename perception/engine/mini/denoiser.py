@@ -72,8 +72,11 @@ class TextToNoise(nn.Module):
     @classmethod
     def from_folder(cls, folder: Path) -> TextToNoise:
         """The weights of an exported diffusers folder, as float32."""
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-        return cls(text_encoder, UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32))
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
+        return cls(
+            text_encoder,
+            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, use_safetensors=True),
+        )
 
     def forward(self, x_t: Tensor, t: Tensor, token_ids: Tensor) -> Tensor:
         """[B, 4, h, w], [B], [B, L] -> [B, 4, h, w]."""

@@ -87,7 +87,9 @@ class MiniRecipe:
         """Train the autoencoder."""
         options = AutoencoderTraining(steps=self.autoencoder_steps, seed=self.seed)
         start = (
-            None if self.start is None else AutoencoderKL.from_pretrained(self.start / "vae", torch_dtype=torch.float32)
+            None
+            if self.start is None
+            else AutoencoderKL.from_pretrained(self.start / "vae", torch_dtype=torch.float32, use_safetensors=True)
         )
         train_autoencoder(self.corpus().images, self.work, options, torch.device(self.device), self.report, start)
 
@@ -140,7 +142,9 @@ class MiniRecipe:
         state = self._checkpoint("autoencoder")
         if state is None:
             assert self.start is not None
-            return AutoencoderKL.from_pretrained(self.start / "vae", torch_dtype=torch.float32).eval(), 0
+            return AutoencoderKL.from_pretrained(
+                self.start / "vae", torch_dtype=torch.float32, use_safetensors=True
+            ).eval(), 0
         vae = build_autoencoder().eval()
         vae.load_state_dict(state["average"])
         return vae, state["step"]

@@ -14,7 +14,7 @@ from mmengine.dist import is_main_process
 from perception.data.files import explain_disk_errors, write_atomic
 from perception.engine.training.artifact import read_artifact, read_weights
 from perception.engine.training.config import Overrides, complete_model, load_config, preflight
-from perception.engine.training.export import export_best
+from perception.engine.training.export import export_best, not_exported
 from perception.engine.training.hooks import evaluator_report, flush_store, unwrapped
 from perception.engine.training.runner import Runner, distributed, use_mixed_precision
 from perception.engine.training.tta import Views, augment_pipeline, averaging
@@ -57,6 +57,8 @@ def train(
         runner = Runner.from_cfg(config)
         if not began_trained:
             _check_training(runner)
+        if reason := not_exported(unwrapped(runner.model), config):
+            runner.logger.warning(reason)
         with _guarded(runner):
             runner.train()
         if is_main_process():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from perception.data.files import replacing_folder
+from perception.depth.net import DepthNet
 from perception.engine.training.check import find_type
+from perception.engine.training.classes import class_names
 from perception.engine.training.hooks import check_state
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
+from perception.segmentation.head_folder import HeadFolder, read_config
+from perception.segmentation.head_rules import BUILDABLE, check_model, check_semantic, names_file, registered_name
 from perception.segmentation.predictor import network_input
+from perception.segmentation.referring import ReferringNet
 from perception.segmentation.task_network import TaskNetwork
 
 _CARD = """---
@@ -45,10 +51,10 @@ labels = SegmentationModel.from_pretrained(FOLDER).predict(PIL.Image.open("stree
 {figures}
 """
 
-_TASKS = ("referring", "depth")  # of a config.json that names one
+_NETWORKS: dict[str, type[TaskNetwork]] = {"referring": ReferringNet, "depth": DepthNet}  # task of a config.json
 
 
-class SegmentationModel(nn.Module, PyTorchModelHubMixin):
+class SegmentationModel(nn.Module, HeadFolder):
     """A trained mmseg segmentor: RGB images in [0, 1] to class logits.
 
     Raises:
@@ -73,6 +79,7 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
         self.tested_side = tested_side or (min(test["crop_size"]) if test.get("mode") == "slide" else None)
         self.metrics = metrics or {}
         self.backbone_name = str(model["backbone"].get("name") or model["backbone"].get("model_name"))
+        check_model(model, "this head")
         self.segmentor = MODELS.build(ConfigDict(model))
         found = fingerprint_of(self.segmentor)
         if found != backbone_fingerprint:
@@ -106,12 +113,9 @@ class SegmentationModel(nn.Module, PyTorchModelHubMixin):
         return ModelCard(_CARD.format(**names))
 
     @classmethod
-    def _from_pretrained(cls, **kwargs: Any) -> SegmentationModel:
-        try:
-            return super()._from_pretrained(**{**kwargs, "strict": True})
-        except (RuntimeError, SafetensorError) as error:  # load_state_dict lists every key in it
-            reason = " ".join(str(error).split())
-            raise UserError(f"the weights in {kwargs.get('model_id')} do not fit its config.json: {reason}") from error
+    def check_config(cls, config: Mapping[str, Any], where: str) -> None:
+        """Raise UserError unless config.json holds arguments of this class, and a model that may be built."""
+        check_semantic(config, where)
 
 
 def export_model(
@@ -174,15 +178,11 @@ def read_artifact(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{folder} is no folder of a trained head: {name} is missing; name WORK_DIR/model or a .pth file"
             )
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json is broken ({error}); copy the folder again") from error
-    own = isinstance(config, dict) and (
-        config.get("task") in _TASKS or config.keys() >= {"model", "classes", "palette"}
-    )
-    if not own:
+    config = read_config(folder)
+    network = _NETWORKS.get(str(config.get("task")))
+    if network is None and ("task" in config or not config.keys() >= {"model", "classes", "palette"}):
         raise UserError(f"{folder}/config.json describes no trained head; name WORK_DIR/model or a .pth file")
+    (network or SegmentationModel).check_config(config, f"{folder}/config.json")
     return config
 
 
@@ -199,20 +199,33 @@ def read_file(folder: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(folder / "model.safetensors")
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{folder}/model.safetensors is torn ({error}); copy the folder again") from error
 
 
 def portable(model_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A segmentor config for other machines: no store path, our own types by registered name, JSON values alone."""
-    plain = json.loads(json.dumps(dict(model_config)))
-    plain["backbone"].pop("store", None)
-    plain["backbone"].pop("init_cfg", None)
-    for part in (plain, plain["backbone"]):
-        target = find_type(part["type"])
-        if target in MODELS.module_dict.values():
-            part["type"] = f"{MODELS.scope}.{target.__name__}"  # type: ignore[union-attr]
+    """A segmentor config for other machines: registered names, no argument that names a file, JSON values alone."""
+    plain: dict[str, Any] = _portable(json.loads(json.dumps(dict(model_config))))
+    if isinstance(plain["backbone"].get("names"), str):
+        plain["backbone"]["names"] = list(class_names(plain["backbone"]["names"]))
     return plain
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_portable(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _portable(entry) for key, entry in value.items() if not names_file(key, entry)}
+    if isinstance(kept.get("type"), str):
+        kept["type"] = registered_name(kept["type"]) or _names_by_class().get(find_type(kept["type"]), kept["type"])
+    return kept
+
+
+@lru_cache
+def _names_by_class() -> dict[Any, str]:
+    names = [name for bare in BUILDABLE if (name := registered_name(bare))]
+    return {find_type(name): name for name in reversed(names)}  # of several names of a class the first
 
 
 def fingerprint_of(segmentor: nn.Module) -> str | None:

@@ -9,14 +9,16 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.model import BaseModel
 
-from perception.engine.training.artifact import export_model, export_network
+from perception.engine.training.artifact import export_model, export_network, portable
 from perception.engine.training.generator_export import export_generator
 from perception.engine.training.generator_model import GeneratorModel
 from perception.engine.training.hooks import unwrapped
 from perception.engine.training.runner import Runner
 from perception.engine.training.task_models import TaskModel
 from perception.engine.training.weights import read_checkpoint
+from perception.errors import UserError
 from perception.metrics.confusion import format_report
+from perception.segmentation.head_rules import check_model
 
 
 def export_best(runner: Runner, config: Config) -> None:
@@ -33,6 +35,9 @@ def export_best(runner: Runner, config: Config) -> None:
         export_generator(model, folder, config.train_dataloader.dataset.to_dict(), figures)
         runner.logger.info(f"trained network: {folder}, all validations: {path}")
         return
+    if reason := not_exported(model, config):
+        runner.logger.warning(f"{reason}; all validations: {path}")
+        return
     slides = config.model.get("test_cfg", {}).get("mode") == "slide"
     size = None if slides else _padded_size(model, runner.train_dataloader.dataset[0])
     if isinstance(model, TaskModel):
@@ -46,6 +51,17 @@ def export_best(runner: Runner, config: Config) -> None:
         title = f"best validation (iteration {figures['iteration']}) [%]"
         runner.logger.info(format_report(figures, title))
     runner.logger.info(f"trained head: {folder}, all validations: {path}")
+
+
+def not_exported(model: BaseModel, config: Config) -> str | None:
+    """Why a semantic model will be no folder, for one that is built of classes which a folder may not name."""
+    if isinstance(model, (GeneratorModel, TaskModel)):
+        return None
+    try:
+        check_model(portable(config.model.to_dict()), "the config")
+    except UserError as error:
+        return f"no folder is made of this model, test its checkpoints with tools/test.py CONFIG FILE.pth: {error}"
+    return None
 
 
 def _padded_size(model: BaseModel, sample: dict[str, Any]) -> list[int]:

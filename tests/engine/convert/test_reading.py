@@ -104,3 +104,8 @@ def test_a_damaged_checkpoint_is_one_sentence(file):
 def test_names_that_are_no_texts_are_one_sentence(file):
     with pytest.raises(UserError, match="what is no tensor among its own entries"):
         read_checkpoint(file({("a", 1): torch.zeros(1)}))
+
+
+def test_tensors_that_repeat_one_number(file):
+    with pytest.raises(UserError, match="holds fewer numbers than the shapes of w say"):
+        read_checkpoint(file({"w": torch.zeros(1).expand(10**12)}))

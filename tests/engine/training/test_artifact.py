@@ -1,17 +1,33 @@
 """Trained heads as folders: save, load, and every way in which a folder can be wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from perception.engine.training.artifact import SegmentationModel, export_model, read_artifact, read_weights
+from perception.engine.training.artifact import (
+    SegmentationModel,
+    export_model,
+    portable,
+    read_artifact,
+    read_weights,
+)
 from perception.engine.training.channels import with_channels
+from perception.engine.training.check import find_type
+from perception.engine.training.config import load_config
+from perception.engine.training.datasets import CamVid
+from perception.engine.training.export import not_exported
 from perception.engine.training.registry import MODELS
 from perception.errors import UserError
+from perception.segmentation.head_rules import BUILDABLE, check_model, registered_name
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 @pytest.fixture
@@ -113,3 +129,64 @@ def test_folders_of_something_else(folder, config):
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config.json describes no trained head; name WORK_DIR/model or a .pth file"):
         read_artifact(path)
+
+
+def test_what_a_head_may_name_is_known_to_the_registries():
+    for name in BUILDABLE:
+        assert find_type(registered_name(name)) is not None, name
+    assert registered_name("mmseg.models.FPN") == registered_name("FPN") == "mmseg.FPN"
+    assert not any(map(registered_name, ("mmseg.datasets.FPN", "os.FPN", "FPN.x", "VPD", "mmseg.VPD", "")))
+
+
+def test_an_exported_config_names_no_files_and_registered_classes_alone():
+    config = portable(
+        {
+            "type": "mmseg.models.segmentors.EncoderDecoder",
+            "pretrained": "https://a.b/c.pth",
+            "backbone": {
+                "type": "mmseg.models.backbones.timm_backbone.TIMMBackbone",
+                "pretrained": True,
+                "names": "perception.CamVid",
+            },
+            "decode_head": {
+                "type": "FCNHead",
+                "norm_cfg": {"type": "torch.nn.BatchNorm2d"},
+                "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"},
+                "loss_decode": [{"type": "mmseg.models.losses.CrossEntropyLoss"}],
+            },
+        }
+    )
+    assert config == {
+        "type": "mmseg.EncoderDecoder",
+        "backbone": {"type": "mmseg.TIMMBackbone", "names": list(CamVid.METAINFO["classes"])},
+        "decode_head": {
+            "type": "mmseg.FCNHead",
+            "norm_cfg": {"type": "BN"},
+            "loss_decode": [{"type": "mmseg.CrossEntropyLoss"}],
+        },
+    }
+    check_model(config, "it")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
+def test_every_semantic_config_makes_a_folder_that_may_be_built(path):
+    if path.parent.name == "_base_":
+        return
+    model = load_config(path).model.to_dict()
+    if "decode_head" in model:
+        check_model(portable(model), path.name)
+
+
+class AnyModel(BaseModel):
+    """Neither a task's nor a generator's."""
+
+    def forward(self, *inputs):
+        """Nothing."""
+
+
+def test_a_class_of_the_users_own_is_trained_and_makes_no_folder():
+    model = {"type": "EncoderDecoder", "backbone": {"type": "ResNet"}, "decode_head": {"type": "mymodule.MyHead"}}
+    reason = not_exported(AnyModel(), Config({"model": model}))
+    assert (
+        "no folder is made of this model" in reason and "the type 'mymodule.MyHead' at model.decode_head.type" in reason
+    )
