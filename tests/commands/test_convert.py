@@ -63,7 +63,7 @@ def test_a_dit_becomes_a_folder_that_classifies_by_name(goldens, tiny_sd, tmp_pa
     out, heads = tmp_path / "model", ["--heads", str(config["num_heads"]), "--vae", str(tiny_sd)]
     command = ["convert", "dit", str(tmp_path / "dit.pt"), str(out), *heads]
     assert main([*command, "--names", str(tmp_path / "no.txt")]) == 2
-    assert "cannot read the class names in" in capsys.readouterr().err
+    assert "no.txt does not exist; check the path" in capsys.readouterr().err
     assert main([*command, "--classes", "a,b"]) == 2
     assert "--classes has no meaning for dit; leave it out" in capsys.readouterr().err
     assert main([*command, "--names", str(tmp_path / "names.txt")]) == 0

@@ -174,7 +174,7 @@ def test_a_long_caption_stops_the_job_unless_it_may_be_cut(run, folder):
         (("--captions", "captions.txt"), "--captions needs images to compare with"),
         (("images", "--examples", "examples.jsonl"), "--examples names its images itself"),
         (("--examples", "captions.txt"), "captions.txt is neither .csv nor .jsonl"),
-        (("images", "--captions", "nothing.txt"), "cannot read nothing.txt"),
+        (("images", "--captions", "nothing.txt"), "nothing.txt does not exist; check the path"),
         (("images", "--captions", "captions.txt", "--size", "63"), "both sides must be multiples of 8"),
         (("images", "--captions", "captions.txt", "--noise", "n.npy"), "the noise file n.npy does not exist"),
         (("images", "--captions", "captions.txt", "--samples", "2000"), "do not fit a model trained on 1000 steps"),
