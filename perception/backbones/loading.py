@@ -13,7 +13,7 @@ from perception.backbones.assembling import Parts, assemble
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import build_model
 from perception.backbones.fingerprint import identity
-from perception.backbones.hub import download, is_hub_id
+from perception.backbones.hub import check_revision, download, is_hub_id, revision_of
 from perception.backbones.noise_path import noise_path
 from perception.backbones.validation import (
     Component,
@@ -44,6 +44,7 @@ def load_backbone(
     device: str | torch.device | None = None,
     random_init_seed: int | None = None,
     vae: str | Path | None = None,
+    revision: str | None = None,
 ) -> DiffusionBackbone:
     """Load a frozen diffusion backbone.
 
@@ -58,13 +59,16 @@ def load_backbone(
             shows what the training of the backbone is worth.
         vae: another autoencoder for the same latents, e.g. a tiny one: a folder with config.json and weights, or a
             hub id.
+        revision: of a hub id: a branch, tag or commit; None: the main branch. `revisions` of the backbone says which
+            commit was found.
 
     Raises:
         UserError: when the folder is incomplete, truncated, inconsistent or of an unsupported kind. Configs and file
             sizes are checked before any weight is loaded.
     """
     kind, place = _dtype(dtype), pick_device(device)
-    folder = check_model_folder(_resolve(name), None if vae is None else autoencoder_of(vae))
+    check_revision(name, revision)
+    folder = check_model_folder(_resolve(name, revision), None if vae is None else autoencoder_of(vae))
     path = noise_path(_scheduler(folder))
     tokenizers = {
         name: getattr(transformers, cls).from_pretrained(where) for name, (cls, where) in folder.tokenizers.items()
@@ -80,6 +84,8 @@ def load_backbone(
         conditioner=conditioner,
         path=path,
     )
+    places = {"backbone": folder.path, **({} if vae is None else {"vae": folder.models["vae"].folder})}
+    backbone.revisions = {part: commit for part, where in places.items() if (commit := revision_of(where))}
     return backbone.to(place)
 
 
@@ -94,7 +100,7 @@ def _scheduler(folder: ModelFolder) -> Any:
         raise unusable(folder.path, [f"{name} does not take scheduler/scheduler_config.json ({reason})"]) from error
 
 
-def _resolve(name: str | Path) -> Path:
+def _resolve(name: str | Path, revision: str | None = None) -> Path:
     """The local folder of a model; only names of the form owner/model that are no local path go to the hub."""
     shipped = SHIPPED.get(str(name))
     if shipped is not None:
@@ -104,7 +110,7 @@ def _resolve(name: str | Path) -> Path:
                 "or name a diffusers folder or a hub id"
             )
         return shipped
-    return download(str(name)) if is_hub_id(name) else Path(name).expanduser()
+    return download(str(name), revision) if is_hub_id(name) else Path(name).expanduser()
 
 
 def autoencoder_of(name: str | Path) -> Component:

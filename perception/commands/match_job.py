@@ -70,6 +70,7 @@ class CaptionMatching:
         self.transform = ClassifierTransform(self.size, o.interpolation)
         self.noise = self._noise(backbone, options)
         self.options = _settings(options, self.size)
+        self.revisions = backbone.revisions
         text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
