@@ -65,6 +65,7 @@ class DiffusionBackbone(nn.Module):
         self._denoiser = denoiser
         self._compiled: CompiledDenoiser | None = None
         self._identity = identity
+        self.revisions: dict[str, str] = {}  # commit of each part ("backbone", "vae") that came from the hub
         self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
         self.conditioner = conditioner
         self._rows = BatchRows()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from perception.errors import UserError
 
@@ -24,17 +24,36 @@ def is_hub_id(name: str | Path) -> bool:
     return text_id and not Path(name).exists()
 
 
-def download(name: str) -> Path:
+def revision_of(path: str | Path) -> str | None:
+    """The commit of a hub snapshot, or of a folder in one, by its place in the cache; None for any other folder."""
+    for folder in (Path(path), *Path(path).parents):
+        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+            return folder.name
+    return None
+
+
+def check_revision(name: str | Path | None, revision: str | None) -> None:
+    """UserError for a revision of what is no model of the hub."""
+    if revision is not None and (name is None or not is_hub_id(name if isinstance(name, str) else name.as_posix())):
+        raise UserError(
+            f"the revision {revision!r} was given for {str(name or 'a shipped model')!r}, which is no model of the hub "
+            "(owner/model); leave it out, or name such a model"
+        )
+
+
+def download(name: str, revision: str | None = None) -> Path:
     """The local snapshot of the hub model `name` (owner/model), downloaded when it is not in the cache.
+
+    `revision`: a branch, tag or commit; None: the main branch.
 
     Raises:
         UserError: when the hub has no such model or only pickled weights of it, it needs a licence to be accepted, or
             there is no network.
     """
     with _explained(name):
-        path = _snapshot(name, _NEEDED, (*_UNUSED, *_HALF))
+        path = _snapshot(name, _NEEDED, (*_UNUSED, *_HALF), revision)
         if _lacks_weights(path):
-            path = _snapshot(name, _NEEDED, _UNUSED)
+            path = _snapshot(name, _NEEDED, _UNUSED, revision)
         if _lacks_weights(path):
             raise UserError(
                 f"the hub has no weights of {name!r} in the format safetensors, only pickled ones, which are not read; "
@@ -55,10 +74,10 @@ def download_clip(name: str) -> Path:
         return _snapshot(name, _CLIP, _HALF)
 
 
-def download_head(name: str) -> Path:
+def download_head(name: str, revision: str | None = None) -> Path:
     """The same for a head trained by this toolkit; raises as `download`."""
     with _explained(name):
-        return _snapshot(name, _HEAD, ())
+        return _snapshot(name, _HEAD, (), revision)
 
 
 @contextmanager
@@ -71,12 +90,13 @@ def _explained(name: str) -> Iterator[None]:
             f"{name!r} is neither a local folder nor in the local hub cache, and the hub cannot be reached; "
             "check the spelling of the path, or connect once to download it"
         ) from None
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HfHubHTTPError, HFValidationError, RevisionNotFoundError) as error:
         raise UserError(
             f"the hub does not give {name!r} ({' '.join(str(error).split())[:200]}); check the name, accept the "
             "model's licence on its page and log in with `hf auth login`, or pass a local folder"
         ) from None
 
 
-def _snapshot(name: str, needed: tuple[str, ...], without: tuple[str, ...]) -> Path:
-    return Path(snapshot_download(name, allow_patterns=list(needed), ignore_patterns=list(without)))
+def _snapshot(name: str, needed: tuple[str, ...], without: tuple[str, ...], revision: str | None = None) -> Path:
+    patterns = {"allow_patterns": list(needed), "ignore_patterns": list(without)}
+    return Path(snapshot_download(name, revision=revision, **patterns))

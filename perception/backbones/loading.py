@@ -12,7 +12,7 @@ from perception.backbones.assembling import Parts, assemble
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import build_model, check_skeleton
 from perception.backbones.fingerprint import identity
-from perception.backbones.hub import download, is_hub_id
+from perception.backbones.hub import check_revision, download, is_hub_id, revision_of
 from perception.backbones.noise_path import noise_path
 from perception.backbones.schedulers import build_scheduler
 from perception.backbones.validation import (
@@ -44,6 +44,7 @@ def load_backbone(
     device: str | torch.device | None = None,
     random_init_seed: int | None = None,
     vae: str | Path | None = None,
+    revision: str | None = None,
 ) -> DiffusionBackbone:
     """Load a frozen diffusion backbone.
 
@@ -58,6 +59,8 @@ def load_backbone(
             shows what the training of the backbone is worth.
         vae: another autoencoder for the same latents, e.g. a tiny one: a folder with config.json and weights, or a
             hub id.
+        revision: of a hub id: a branch, tag or commit; None: the main branch. `revisions` of the backbone says which
+            commit was found.
 
     Raises:
         UserError: when the folder is incomplete, truncated, inconsistent or of an unsupported kind. Configs and file
@@ -65,7 +68,8 @@ def load_backbone(
     """
     kind, place = _dtype(dtype), pick_device(device)
     foreign = str(name) not in SHIPPED or vae is not None  # what comes with the package is known to run
-    folder = check_model_folder(_resolve(name), None if vae is None else autoencoder_of(vae))
+    check_revision(name, revision)
+    folder = check_model_folder(_resolve(name, revision), None if vae is None else autoencoder_of(vae))
     path = noise_path(build_scheduler(*folder.scheduler, folder.path))
     with parameters_of(None):  # a head around the backbone counts its own weights alone
         for key, part in folder.models.items() if foreign else ():
@@ -85,6 +89,8 @@ def load_backbone(
             )
             if foreign:
                 assert backbone.taps  # the denoiser runs once, without memory
+    places = {"backbone": folder.path, **({} if vae is None else {"vae": folder.models["vae"].folder})}
+    backbone.revisions = {part: commit for part, where in places.items() if (commit := revision_of(where))}
     return backbone.to(place)
 
 
@@ -93,7 +99,7 @@ def _tokenizer(class_name: str, where: Path, folder: Path) -> Any:
         return getattr(transformers, class_name).from_pretrained(where, local_files_only=True)
 
 
-def _resolve(name: str | Path) -> Path:
+def _resolve(name: str | Path, revision: str | None = None) -> Path:
     """The local folder of a model; only names of the form owner/model that are no local path go to the hub."""
     shipped = SHIPPED.get(str(name))
     if shipped is not None:
@@ -103,7 +109,7 @@ def _resolve(name: str | Path) -> Path:
                 "or name a diffusers folder or a hub id"
             )
         return shipped
-    return download(str(name)) if is_hub_id(name) else Path(name).expanduser()
+    return download(str(name), revision) if is_hub_id(name) else Path(name).expanduser()
 
 
 def autoencoder_of(name: str | Path) -> Component:

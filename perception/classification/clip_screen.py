@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from perception.backbones.building import build_model, check_skeleton
-from perception.backbones.hub import download_clip, is_hub_id
+from perception.backbones.hub import download_clip, is_hub_id, revision_of
 from perception.backbones.text_conditioning import token_ids
 from perception.backbones.validation import Component, read_component, unusable
 from perception.classification.prompts import PromptSet
@@ -71,6 +71,7 @@ class ClipScreen:
         folder = check_clip(name)
         check_skeleton("clip", folder.model)
         self.name = str(name)
+        self.revision = revision_of(folder.model.folder)  # commit, where it came from the hub
         self.identity = f"{folder.digest}, prompts {prompts.digest}"  # what its rankings depend on
         with torch.random.fork_rng(devices=[]):  # the constructor draws default weights from the global generator
             model: Any = build_model("clip", folder.model, torch.float32, None)

@@ -28,9 +28,11 @@ def request_of(
     backbones = [text for name in _DENOISERS for text in _texts(told.get(name))]
     backbones += [text for text in _named(model or {}) if text not in backbones]
     try:
-        found = [place for name in backbones if (place := _snapshot(name, "download"))]
-        found += [place for name in _texts(told.get("model")) if (place := _snapshot(name, "download_head"))]
-        found += [place for name in _texts(told.get("preselect_clip")) if (place := _snapshot(name, "download_clip"))]
+        pinned = () if "model" in told else tuple(_texts(told["backbone"]))
+        found = [p for name in backbones if (p := _snapshot(name, "download", name in pinned and told["revision"]))]
+        models = _texts(told.get("model"))
+        found += [p for name in models if (p := _snapshot(name, "download_head", told["revision"]))]
+        found += [p for name in _texts(told.get("preselect_clip")) if (p := _snapshot(name, "download_clip"))]
     except UserError:
         return None
     files = [Path(text).expanduser() for value in (*told.values(), backbones) for text in _texts(value)]
@@ -57,11 +59,13 @@ def _named(config: Mapping[str, Any]) -> list[str]:
     return [text for text in places if isinstance(text, str) and text]
 
 
-def _snapshot(name: str, fetch: str) -> Path | None:
+def _snapshot(name: str, fetch: str, revision: str | bool | None = None) -> Path | None:
     """The local folder of a model of the hub; None for any other."""
     if name.count("/") != 1:
         return None
     from perception.backbones import hub
 
-    found: Path | None = getattr(hub, fetch)(name) if hub.is_hub_id(name) else None
+    if not hub.is_hub_id(name):
+        return None
+    found: Path = getattr(hub, fetch)(name, *([revision] if revision else []))
     return found

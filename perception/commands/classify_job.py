@@ -121,6 +121,8 @@ class ImageClassifier:
             self.options["preselect_clip"] = self.clip.identity
         if o.calibration is not None:
             check_same_errors(o.calibration, backbone.fingerprint, self.options)
+        clip = {} if self.clip is None or self.clip.revision is None else {"clip": self.clip.revision}
+        self.revisions = {**backbone.revisions, **clip}
         self.fingerprint = job_fingerprint(backbone.fingerprint, self.options)
 
     def prepare(self, item: Item) -> Sample:

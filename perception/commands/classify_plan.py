@@ -38,12 +38,13 @@ def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: 
     job = ImageClassifier(backbone, options)
     race = job.classifier.most_evaluations + _map_evaluations(job)
     tree, small = job.classifier.screening.most_evaluations() if job.classifier.screening else (0, 0)
-    whole, row = _measured(job, job.size)
-    cheap, cheap_row = (whole, row) if job.screen_size is None else _measured(job, job.screen_size)
+    once = items <= 1
+    whole, row = _measured(job, job.size, once)
+    cheap, cheap_row = (whole, row) if job.screen_size is None else _measured(job, job.screen_size, once)
     parts = [_scaled(row, race), _scaled(cheap_row, tree + small), whole, *([] if cheap is whole else [cheap])]
     if (clip := job.clip) is not None:
         pixels = clip.pixels(Image.new("RGB", (64, 64)))
-        parts.append(measure(lambda: clip([pixels]), backbone.device))
+        parts.append(measure(lambda: clip([pixels]), backbone.device, once=once))
     image = Measurement(
         flops=sum(part.flops for part in parts),
         seconds=sum(part.seconds for part in parts),
@@ -56,7 +57,7 @@ def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: 
     return ClassifyPlan(total, {name: (n * items, cheap_row.flops * n * items) for name, n in counts.items() if n})
 
 
-def _measured(job: ImageClassifier, size: tuple[int, int]) -> tuple[Measurement, Measurement]:
+def _measured(job: ImageClassifier, size: tuple[int, int], once: bool) -> tuple[Measurement, Measurement]:
     """Encoding one image of this size, and one denoiser row of it within a full call."""
     classifier, backbone = job.classifier, job.classifier.backbone
     rows = sum(len(c.rows) for c in classifier.candidates)
@@ -67,8 +68,8 @@ def _measured(job: ImageClassifier, size: tuple[int, int]) -> tuple[Measurement,
         latents = backbone.encode(pixels).expand(samples, -1, -1, -1)
         arguments = torch.zeros_like(latents), torch.zeros(samples, dtype=torch.long), classifier.condition
         which = torch.arange(k).expand(samples, -1)
-        encoding = measure(lambda: backbone.encode(pixels), backbone.device)
-        call = measure(lambda: classifier.score(latents, *arguments, which), backbone.device)
+        encoding = measure(lambda: backbone.encode(pixels), backbone.device, once=once)
+        call = measure(lambda: classifier.score(latents, *arguments, which), backbone.device, once=once)
     return encoding, _scaled(call, 1 / (samples * k))
 
 

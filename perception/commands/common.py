@@ -23,6 +23,7 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone", default="mini", help="'mini', a local diffusers folder, or a hub id (default: mini)"
     )
     group.add_argument("--vae", help="folder or hub id of another autoencoder (default: the backbone's own)")
+    group.add_argument("--revision", help="branch, tag or commit of a --backbone of the hub (default: its main branch)")
     group.add_argument("--device", help="torch device (default: the best one present)")
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of weights and activations (default: float32)"
@@ -122,6 +123,7 @@ def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
         device=args.device or local_device(),
         random_init_seed=args.random_init_seed,
         vae=args.vae,
+        revision=args.revision,
     )
     if getattr(args, "compile", False) and not args.dry_run:
         backbone.compile_denoiser()

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from perception.commands.asked import request_of
 from perception.commands.common import a_name, add_job_arguments, job_options, positive_int
-from perception.commands.models import Artifact, add_model_arguments, load_network, place, read_artifact
+from perception.commands.models import (
+    Artifact,
+    add_model_arguments,
+    found_model,
+    load_network,
+    place,
+    read_artifact,
+    revisions_of,
+)
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate; 1 when an image failed."""
-    artifact = read_artifact(args.model, "depth")
+    artifact = read_artifact(found_model(args), "depth")
     if artifact.task != "depth":
         raise UserError(f"{artifact.folder} is a {artifact.task} model; use `perception segment`, or a depth model.")
     _check_told(artifact, args.room, args.text)
@@ -103,7 +111,9 @@ def _job(args: argparse.Namespace, artifact: Artifact) -> DepthFiles:
     predictor = DepthPredictor(network, args.size, place(args), args.windows, args.flip)
     rooms: Sequence[str] = _rooms(artifact) if args.room == AUTO else ()
     given = args.text if args.room in (None, AUTO) else _room(args.room, _rooms(artifact))
-    return DepthFiles(predictor, given, rooms, _settings(args, artifact))
+    job = DepthFiles(predictor, given, rooms, _settings(args, artifact))
+    job.revisions = revisions_of(artifact, network)
+    return job
 
 
 def _settings(args: argparse.Namespace, artifact: Artifact) -> dict[str, Any]:

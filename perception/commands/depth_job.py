@@ -49,6 +49,7 @@ class DepthFiles:
         self.evaluations = max(1, predictor.windows) * (2 if predictor.flip else 1)
         self.options = dict(settings)
         self.fingerprint = fingerprint(self.options)
+        self.revisions: dict[str, str] = {}  # commits of what came from the hub
 
     def prepare(self, item: Item) -> Sample:
         """Read one file."""

@@ -137,12 +137,13 @@ def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) ->
         with torch.no_grad():
             maps.update(backbone.features(pixels, spec))
 
-    measured = measure(extract_one, backbone.device)
+    todo = remaining(items, args.out)
+    measured = measure(extract_one, backbone.device, once=todo <= 1)
     values = sum(value.numel() for value in maps.values())
     values += backbone.latent_channels * height * width // backbone.latent_stride**2
     return plan(
         measured,
-        remaining(items, args.out),
+        todo,
         batch_size=args.batch_size,
         evaluations=len(spec.timesteps) * spec.draws,
         disk_bytes=values * getattr(torch, args.store_dtype).itemsize,

@@ -53,6 +53,7 @@ class SceneFiles:
         self.sampler = generator.options.to_json()
         self.options = {**settings, "model": generator.model, "sampler": self.sampler}
         self.fingerprint = fingerprint(self.options)
+        self.revisions = generator.revisions
 
     def prepare(self, item: Item) -> Scene:
         """Read a label map and compose its scene; UserError where it does not fit the classes or the crop."""
@@ -112,11 +113,14 @@ class SceneFiles:
             "control_images": self._other_records(sample),
             **self._photo_record(sample),
             "sampler": self.sampler,
-            "model": {**self.generator.model, **self.weights},
+            "model": {**self.generator.model, **self.weights, **self._revisions()},
             "licences": self.licences,
             "safety_checker": "off",
         }
         return Outcome(record, files)
+
+    def _revisions(self) -> dict[str, Any]:
+        return {"revisions": dict(self.revisions)} if self.revisions else {}
 
     def _class(self, sample: Sample) -> str | None:
         return None if sample.label is None else self.generator.vocabulary.names[sample.label]

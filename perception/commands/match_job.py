@@ -70,6 +70,7 @@ class CaptionMatching:
         self.transform = ClassifierTransform(self.size, o.interpolation)
         self.noise = self._noise(backbone, options)
         self.options = _settings(options, self.size)
+        self.revisions = backbone.revisions
         text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -134,8 +135,10 @@ def plan_match(job: CaptionMatching, items: Sequence[Item]) -> CostPlan:
         latents = backbone.encode(pixels).expand(repeats, -1, -1, -1)
         condition, steps = backbone.condition([""] * k), torch.zeros(repeats, dtype=torch.long)
         which = torch.arange(k).expand(repeats, -1)
-        encoding = measure(lambda: backbone.encode(pixels), backbone.device)
-        call = measure(lambda: score(latents, torch.zeros_like(latents), steps, condition, which), backbone.device)
+        once, device = len(items) <= 1, backbone.device
+        encoding = measure(lambda: backbone.encode(pixels), device, once=once)
+        noise = torch.zeros_like(latents)
+        call = measure(lambda: score(latents, noise, steps, condition, which), device, once=once)
     evaluations = samples * sum(counts) // len(counts)  # per image, on average
     calls = evaluations / (repeats * k)
     image = Measurement(

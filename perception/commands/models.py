@@ -30,6 +30,14 @@ class Artifact:
     task: str  # of TASKS
     config: dict[str, Any]  # arguments of the network's constructor
 
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Its commit, where it came from the hub."""
+        from perception.backbones.hub import revision_of
+
+        commit = revision_of(self.folder)
+        return {} if commit is None else {"model": commit}
+
     def digest(self) -> str:
         """Names weights and config: the model's part of a job's fingerprint."""
         from perception.data.files import file_hash
@@ -45,6 +53,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str, *, any_si
     group.add_argument(
         "--backbone", metavar="NAME", help="where its diffusion model lies on this machine (default: as trained)"
     )
+    group.add_argument("--revision", help="branch, tag or commit of a --model of the hub (default: its main branch)")
     group.add_argument("--device", help="torch device (default: the best one present)")
     group.add_argument(
         "--size",
@@ -90,6 +99,19 @@ def read_artifact(folder: Path | None, default_task: str) -> Artifact:
     return Artifact(path, task, config)
 
 
+def found_model(args: argparse.Namespace) -> Path | None:
+    """The folder of --model, fetched where it is owner/name of the hub; None: the shipped one."""
+    model: Path | None = args.model
+    if args.revision is None and (model is None or model.exists() or model.as_posix().count("/") != 1):
+        return model
+    from perception.backbones.hub import check_revision, download_head, is_hub_id
+
+    check_revision(model, args.revision)
+    if model is not None and is_hub_id(model.as_posix()):
+        return download_head(model.as_posix(), args.revision)
+    return model
+
+
 def check_classes(names: Sequence[str], artifact: Artifact) -> None:
     """Raises UserError for a class that a semantic model does not have."""
     known = artifact.config.get("classes", ())
@@ -123,6 +145,14 @@ def load_semantic(artifact: Artifact, backbone: str | None) -> Any:
 def load_network(from_pretrained: Callable[..., Any], artifact: Artifact, backbone: str | None) -> Any:
     """A TaskNetwork from its artifact, in eval mode on the CPU, on another folder of the same backbone if named."""
     return _load(from_pretrained, artifact, **({} if backbone is None else {"backbone": backbone}))
+
+
+def revisions_of(artifact: Artifact, network: Any) -> dict[str, str]:
+    """Commits of what came from the hub: of the head ("model"), its backbone and autoencoder."""
+    inner = getattr(getattr(network, "segmentor", None), "backbone", network)
+    holders = (getattr(inner, name, None) for name in ("vpd", "frozen"))
+    backbone = next((each.backbone for each in holders if each is not None), getattr(inner, "backbone", None))
+    return {**artifact.revisions, **getattr(backbone, "revisions", {})}
 
 
 def _load(from_pretrained: Callable[..., Any], artifact: Artifact, **changes: Any) -> Any:

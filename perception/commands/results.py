@@ -123,10 +123,10 @@ def plan_files(job: FileJob, items: Sequence[Item], out: Path | None) -> CostPla
     picture = next(usable(job, items, problems.append), None)
     if picture is None:
         raise UserError(f"None of the {len(items)} images can be read; the first: {problems[0]}")
-    (outcome,) = job([picture])
-    measured = measure(lambda: job([picture]), job.device)
-    written = _LINE_BYTES + sum(map(len, outcome.files.values()))
     todo = remaining(items, out)
+    outcomes: list[Outcome] = []
+    measured = measure(lambda: outcomes.extend(job([picture])), job.device, once=todo <= 1)
+    written = _LINE_BYTES + sum(map(len, outcomes[0].files.values()))
     return plan(measured, todo, batch_size=1, evaluations=job.evaluations, disk_bytes=written)
 
 

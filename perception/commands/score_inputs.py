@@ -6,11 +6,17 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from perception.backbones.hub import download_head, is_hub_id
-from perception.commands.models import Artifact, check_classes, load_semantic, place, read_artifact
+from perception.commands.models import (
+    Artifact,
+    check_classes,
+    found_model,
+    load_semantic,
+    place,
+    read_artifact,
+    revisions_of,
+)
 from perception.commands.score_job import ReferenceFiles, ScoreFiles
 from perception.commands.score_pairs import FilePair, Labelled, WorldScene, file_pairs, set_pairs
 from perception.commands.score_reference import Reference, read_reference
@@ -66,11 +72,19 @@ class Setup:
         vpd = getattr(network.segmentor.backbone, "vpd", None)
         if vpd is not None and vpd.conditioning.per_image:
             raise UserError(f"{self.artifact.folder} is told a caption for each image; score with one on class names")
+        self.revisions.update(revisions_of(self.artifact, network))
         return ConsistencyPredictor(network, self.args.size, device)
+
+    @cached_property
+    def revisions(self) -> dict[str, str]:
+        """Commits of what came from the hub; complete once the head is loaded."""
+        return dict(self.artifact.revisions)
 
     def measuring(self) -> ReferenceFiles:
         """The predictor of the reference job."""
-        return ReferenceFiles(self.predictor, self.reference, self.objects, self.args.areas, self.head)
+        job = ReferenceFiles(self.predictor, self.reference, self.objects, self.args.areas, self.head)
+        job.revisions = self.revisions
+        return job
 
     def scoring(self, reference: Reference | None) -> ScoreFiles:
         """The predictor of the score job; without a reference nothing is filtered."""
@@ -78,12 +92,14 @@ class Setup:
         if reference is not None:
             limits = loss_limits(reference.class_loss, self.alpha)
             settings |= {"alpha": self.alpha, "class_loss": reference.digest(self.classes)}
-        return ScoreFiles(self.predictor, self.pairs, self.objects, self.args.areas, settings, limits)
+        job = ScoreFiles(self.predictor, self.pairs, self.objects, self.args.areas, settings, limits)
+        job.revisions = self.revisions
+        return job
 
 
 def read_setup(args: argparse.Namespace) -> Setup:
     """Read folders and the head's config, load nothing. Raises UserError for whatever concerns the whole job."""
-    artifact = _head(args.model)
+    artifact = _head(args)
     names = artifact.config["classes"]
     check_classes(args.objects, artifact)
     ComponentRecall.empty(args.objects, args.areas)  # refuses bounds that do not ascend
@@ -105,11 +121,9 @@ def read_setup(args: argparse.Namespace) -> Setup:
     return setup
 
 
-def _head(model: Path | None) -> Artifact:
+def _head(args: argparse.Namespace) -> Artifact:
     """The artifact of a semantic head: the shipped one, a folder, or owner/name of the hub."""
-    if model is not None and is_hub_id(model.as_posix()):
-        model = download_head(model.as_posix())
-    artifact = read_artifact(model, "semantic")
+    artifact = read_artifact(found_model(args), "semantic")
     if artifact.task != "semantic":
         raise UserError(
             f"{artifact.folder} is a {artifact.task} model, which labels no classes; name a semantic head with --model."

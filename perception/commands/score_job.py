@@ -80,6 +80,7 @@ class HeadJob(ABC):
         self.objects, self.areas = objects, areas
         self.options = {**settings, "objects": list(objects), "areas": list(areas)}
         self.fingerprint = fingerprint(self.options)
+        self.revisions: dict[str, str] = {}  # commits of what came from the hub
 
     def prepare(self, item: Item) -> LabelledImage:
         """Read image and label map; UserError where the id cannot stand in the lists of accepted and rejected ones."""

@@ -12,10 +12,12 @@ from perception.commands.models import (
     Artifact,
     add_model_arguments,
     check_classes,
+    found_model,
     load_network,
     load_semantic,
     place,
     read_artifact,
+    revisions_of,
 )
 from perception.errors import UserError
 
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment; 1 when an image failed."""
-    artifact = read_artifact(args.model, "referring" if args.text else "semantic")
+    artifact = read_artifact(found_model(args), "referring" if args.text else "semantic")
     _check_task(artifact, args.text)
     _check_words(artifact, args.text, args.classes)
     from perception.commands.results import run_files
@@ -109,7 +111,9 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
     if args.maps:
         check_maps(vpd, ClassNames)  # before the job begins
     predictor = SemanticPredictor(network, args.size, device, vpd)
-    return SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact))
+    job = SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact))
+    job.revisions = revisions_of(artifact, network)
+    return job
 
 
 def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
@@ -123,7 +127,9 @@ def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
     predictor = ReferringPredictor(network, args.size, place(args))
     if args.maps:
         check_maps(predictor.vpd, Sentences)  # before the job begins
-    return ReferringFiles(predictor, args.text, _settings(args, artifact))
+    job = ReferringFiles(predictor, args.text, _settings(args, artifact))
+    job.revisions = revisions_of(artifact, network)
+    return job
 
 
 def _settings(args: argparse.Namespace, artifact: Artifact) -> dict[str, Any]:

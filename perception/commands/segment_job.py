@@ -45,6 +45,7 @@ class SemanticFiles:
         self.shown = [predictor.classes.index(name) for name in self.names]
         self.options = {**settings, "classes": list(classes)}
         self.fingerprint = fingerprint(self.options)
+        self.revisions: dict[str, str] = {}  # commits of what came from the hub
 
     def prepare(self, item: Item) -> Picture:
         """Read one file."""
@@ -100,6 +101,7 @@ class ReferringFiles:
         self.evaluations = len(texts) * (2 if settings["maps"] else 1)
         self.options = {**settings, "text": self.texts}
         self.fingerprint = fingerprint(self.options)
+        self.revisions: dict[str, str] = {}  # commits of what came from the hub
 
     def prepare(self, item: Item) -> Picture:
         """Read one file."""

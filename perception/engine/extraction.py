@@ -55,6 +55,7 @@ class FeatureExtractor:
         self.features = CachedFeatures(backbone, spec, TensorStore(store, dtype=store_dtype))
         self.options: dict[str, Any] = {**spec.to_json(), "size": list(self.size), "fit": fit}
         text = json.dumps([backbone.fingerprint, str(store_dtype), self.options], sort_keys=True)
+        self.revisions = backbone.revisions
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prepare(self, item: Item) -> Sample:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from perception.data.documents import read_shaped
 from perception.data.files import explain_disk_errors, orphaned_temps, write_atomic
 from perception.engine.items import Item
+from perception.engine.jobs import Predictor
 from perception.engine.manifest import merge_parts, part_path
 from perception.errors import UserError
 
@@ -22,7 +23,7 @@ FORMAT = 1
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 200  # characters
 _BRIEF.maxlist = _BRIEF.maxdict = 50
-_SETTINGS = {"fingerprint?": str, "options": {str: object}}
+_SETTINGS = {"fingerprint?": str, "options": {str: object}, "revisions?": {str: str}}
 ORPHAN_SECONDS = 60.0  # a worker whose job was killed notices it within this time
 
 
@@ -99,20 +100,40 @@ def settle(out: Path, items: Sequence[Item]) -> None:
     merge_parts(out, items)
 
 
-def check_fingerprint(out: Path, fingerprint: str, options: Mapping[str, Any]) -> None:
+def check_job(out: Path, predictor: Predictor) -> None:
+    """Bind OUT to the model and options of a predictor, at the first run; later runs must have the same.
+
+    Models of the hub must be of the same commit, too; a copy of one in a folder has none and is told by its content.
+
+    Raises UserError naming what differs.
+    """
+    revisions = dict(getattr(predictor, "revisions", {}))
+    check_fingerprint(out, predictor.fingerprint, getattr(predictor, "options", {}), revisions)
+
+
+def check_fingerprint(
+    out: Path,
+    fingerprint: str,
+    options: Mapping[str, Any],
+    revisions: Mapping[str, str] | None = None,  # part -> commit, of what came from the hub
+) -> None:
     """Bind OUT to one model and set of options, at the first run; later runs must have the same.
 
     Raises UserError naming the options that differ.
     """
     path = out / SETTINGS
     document: dict[str, Any] = {"format": FORMAT, "fingerprint": fingerprint, "options": dict(options)}
+    document |= {"revisions": dict(revisions)} if revisions else {}
     if not path.exists():
         write_atomic(path, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
         return
     stored, known = read_settings(out)
-    if stored != fingerprint:
+    before, now = read_revisions(out), revisions or {}
+    moved = [part for part in sorted(now) if before.get(part, now[part]) != now[part]]
+    if stored != fingerprint or moved:
+        old, new = ({f"revision of the {part}": commits[part] for part in moved} for commits in (before, now))
         raise UserError(
-            f"{out} holds results made {_difference(known, document['options'])}; "
+            f"{out} holds results made {_difference({**known, **old}, {**document['options'], **new})}; "
             f"choose another --out, or delete that folder to start over."
         )
 
@@ -122,15 +143,26 @@ def read_settings(out: Path) -> tuple[str | None, dict[str, Any]]:
 
     Raises UserError where they cannot be read.
     """
+    settings = _read(out)
+    return settings.get("fingerprint"), settings["options"]
+
+
+def read_revisions(out: Path) -> dict[str, str]:
+    """Part -> commit of the models of the hub, of the job that writes into `out`; raises as `read_settings`."""
+    revisions: dict[str, str] = _read(out).get("revisions", {})
+    return revisions
+
+
+def _read(out: Path) -> dict[str, Any]:
     path = out / SETTINGS
     try:
-        settings = read_shaped(path, _SETTINGS)
+        settings: dict[str, Any] = read_shaped(path, _SETTINGS)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is not readable as the settings of a job ({_reason(error)}); choose another folder, or delete "
             f"{out} to start over."
         ) from error
-    return settings.get("fingerprint"), settings["options"]
+    return settings
 
 
 def _reason(error: Exception) -> str:

@@ -52,9 +52,16 @@ class Measurement:
     peak_bytes: float  # highest memory during the call
 
 
-def measure(call: Callable[[], Any], device: torch.device) -> Measurement:
-    """Run `call` to warm up (and fill caches), to count FLOPs, and then up to 5 times or 1 second on the clock."""
+def measure(call: Callable[[], Any], device: torch.device, *, once: bool = False) -> Measurement:
+    """Run `call` to warm up (and fill caches), to count FLOPs, and then up to 5 times or 1 second on the clock.
+
+    `once`: count and time a single call, where the job has no more of them than the measurement.
+    """
     base = _memory(device, peak=False)
+    if once:
+        with FlopCounterMode(display=False) as counter:
+            taken = timed(call, device)
+        return Measurement(counter.get_total_flops(), taken, base, max(base, _memory(device, peak=True)))
     call()
     peak = _memory(device, peak=True)
     with FlopCounterMode(display=False) as counter:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from perception.allocator import keep_freed_memory
-from perception.engine.folder import check_fingerprint, claim_free
+from perception.engine.folder import check_job, claim_free
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, Predictor, RayOptions
 from perception.engine.progress import progress_bar
@@ -81,7 +81,7 @@ class Worker:
 
     def _open(self) -> Share:
         predictor, options = self._predictor, self._options
-        check_fingerprint(options.out, predictor.fingerprint, getattr(predictor, "options", {}))
+        check_job(options.out, predictor)
         return Share(predictor, options, self._rank)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from perception.engine.finished import Request, is_finished, note_finished
-from perception.engine.folder import check_fingerprint, claim, settle
+from perception.engine.folder import check_job, claim, settle
 from perception.engine.groups import Group, open_group
 from perception.engine.items import Item
 from perception.engine.jobs import JobOptions, JobSummary, Predictor
@@ -80,12 +80,11 @@ def _run(items: Sequence[Item], build: Callable[[], Predictor], options: JobOpti
         merge_parts(options.out, items)
         return counts
     predictor = build()
-    settings = getattr(predictor, "options", {})
     if group.rank == 0:
-        check_fingerprint(options.out, predictor.fingerprint, settings)
+        check_job(options.out, predictor)
         settle(options.out, items)
     group.gather(None)
-    check_fingerprint(options.out, predictor.fingerprint, settings)
+    check_job(options.out, predictor)
     lot = lot_size(len(items), options.batch_size)
     own = lots_of(items, lot, group.rank, group.world)
     share = Share(predictor, options, group.rank)

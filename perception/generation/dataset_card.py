@@ -109,6 +109,7 @@ def _licences(records: Sequence[Record]) -> str:
 def _models(records: Sequence[Record]) -> str:
     model, sampler = records[0]["model"], records[0]["sampler"]
     rows = [f"backbone `{model['backbone']}`, fingerprint `{model['backbone_fingerprint']}`"]
+    rows += [f"{part}: commit `{commit}` of the hub" for part, commit in model.get("revisions", {}).items()]
     rows += [f"autoencoder `{model['vae']}`"] if "vae" in model else []
     rows += [f"random weights of seed {model['random_init_seed']}"] if "random_init_seed" in model else []
     rows += [

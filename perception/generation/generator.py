@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone, load_backbone
+from perception.backbones.hub import revision_of
 from perception.data.images import image_tensor
 from perception.errors import UserError
 from perception.generation.components import mask_on_latents
@@ -31,7 +32,7 @@ from perception.generation.posterior import sample_latents
 from perception.generation.prompts import PromptBuilder
 from perception.generation.scenes import Scene, SceneComposer, control_images, noise_stream
 from perception.generation.solvers import Solver
-from perception.generation.styles import load_control, weights_fingerprint
+from perception.generation.styles import load_control, network_folder, weights_fingerprint
 
 DETAIL_RADIUS = 6  # pixels: what the autoencoder blurs, less than a latent cell
 
@@ -82,6 +83,9 @@ class SceneGenerator:
         self.composer = SceneComposer(options, vocabulary, prompts, resize)
         self.backbone = backbone
         self.fusion = LatentFusion(self.denoiser, options, rows)
+        places = {f"control {n}": network_folder(c) for n, c in enumerate(controls, 1) if isinstance(c, (str, Path))}
+        commits = {part: commit for part, place in places.items() if (commit := revision_of(place))}
+        self.revisions = {**backbone.revisions, **commits}  # of what came from the hub
         self.model = {
             "backbone": backbone.name,
             "backbone_fingerprint": backbone.fingerprint,

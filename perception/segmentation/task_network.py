@@ -102,12 +102,13 @@ class TaskNetwork(nn.Module, HeadFolder):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README of the folder: usage and the figures of the chosen validation."""
+        commit = None if self.backbone is None else self.backbone.revisions.get("backbone")
         names = {
             "task": f"{self.task} estimation" if self.task == "depth" else f"{self.task} segmentation",
             "name": type(self).__name__,
             "module": type(self).__module__,
             "backbone": self.config["backbone"],
-            "fingerprint": self.fingerprint,
+            "fingerprint": f"{self.fingerprint}{'' if commit is None else f', commit {commit} of the hub'}",
             "figures": "\n".join(f"- {key}: {value}" for key, value in self.metrics.items()),
         }
         return ModelCard(_CARD.format(**names))

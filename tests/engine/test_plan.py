@@ -15,6 +15,31 @@ def test_flops_are_those_of_the_operation_and_time_passes():
     assert measured.seconds > 0 and measured.peak_bytes >= measured.base_bytes > 1e6
 
 
+@pytest.mark.parametrize(("once", "most"), [(True, 1), (False, 7)])
+def test_one_call_is_enough_for_a_job_of_one(once, most):
+    calls = []
+    a, b = torch.ones(30, 40), torch.ones(40, 50)
+    measured = measure(lambda: calls.append(a @ b), torch.device("cpu"), once=once)
+    assert len(calls) == most and measured.flops == 2 * 30 * 40 * 50 and measured.seconds > 0
+
+
+def test_a_dry_run_of_one_picture_runs_the_network_once(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from perception.commands.main import main
+    from perception.depth.predictor import DepthPredictor
+
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64), (90, number, 90)).save(tmp_path / "images" / f"{number}.png")
+    calls, real = [], DepthPredictor.__call__
+    monkeypatch.setattr(DepthPredictor, "__call__", lambda *arguments: [calls.append(1), real(*arguments)][1])
+    command = ["depth", str(tmp_path / "images" / "0.png"), "--size", "64", "--device", "cpu", "--dry-run"]
+    assert main(command) == 0 and len(calls) == 1
+    assert "FLOP" in capsys.readouterr().out
+    assert main([*command[:1], str(tmp_path / "images"), *command[2:]]) == 0 and 1 + 3 <= len(calls) <= 1 + 7
+
+
 def test_a_plan_scales_one_item_to_all():
     measured = Measurement(flops=2e9, seconds=0.5, base_bytes=100, peak_bytes=110)
     scaled = plan(measured, 1000, batch_size=8, evaluations=3, disk_bytes=2048)

@@ -79,6 +79,7 @@ def provenance(
         "stage": "control" if control else "source",
         "backbone": model.prior.name,
         "backbone_fingerprint": model.prior.fingerprint,
+        "backbone_revision": model.prior.revisions.get("backbone"),  # commit of the hub
         "backbone_licence": licence_of(model.prior.name),
         "base": base.name,
         "base_fingerprint": base.fingerprint,
@@ -100,13 +101,18 @@ def model_card(facts: Mapping[str, Any]) -> str:
         title=f"{'Control by label maps' if control else 'Source-style denoiser'} for {facts['backbone']}",
         use=_USES[control].format(classes=", ".join(facts["classes"] or ())),
         backbone=facts["backbone"],
-        fingerprint=facts["backbone_fingerprint"],
+        fingerprint=facts["backbone_fingerprint"] + revision_note(facts.get("backbone_revision")),
         base=f"`{facts['base']}`, fingerprint {facts['base_fingerprint']}",
         data=facts["data"],
         data_licence=facts["data_licence"],
         weights=facts["weights_fingerprint"],
         figures=figures,
     )
+
+
+def revision_note(commit: str | None) -> str:
+    """What a card adds to a backbone of the hub."""
+    return "" if commit is None else f", commit {commit} of the hub"
 
 
 def described(data: Mapping[str, Any]) -> str:
