@@ -76,6 +76,14 @@ def test_shift_by_resolution() -> None:
         torch.testing.assert_close(path.spread(half, tokens), expected)
 
 
+@pytest.mark.parametrize("key", ["base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"])
+def test_every_number_of_the_shift_is_needed(key: str) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler.register_to_config(**{key: None})
+    with pytest.raises(UserError, match="dynamic shifting is not the exponential one"):
+        noise_path(scheduler)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
 def test_a_perfect_network_gives_back_noise_and_latent(kind: str) -> None:
     path = (

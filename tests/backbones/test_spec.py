@@ -154,3 +154,17 @@ def test_bad_feature_calls(tiny_backbone: DiffusionBackbone) -> None:
         tiny_backbone.features(torch.zeros(1, 5, 64, 64), spec)
     with pytest.raises(UserError, match="the condition has 3 rows for a batch of 2"):
         tiny_backbone.features(image, spec, condition=tiny_backbone.condition(["a", "b", "c"]))
+
+
+@pytest.mark.parametrize("tap", ["mid_block", "latent"])
+def test_all_aggregates_are_of_one_stack_of_images_and_timesteps(tiny_backbone, tap):
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    stack, mean, concat = (
+        tiny_backbone.features(images, FeatureSpec([tap], [50, 100], aggregate=kind))[tap]
+        for kind in ("stack", "mean", "concat")
+    )
+    assert stack.shape[:2] == (3, 2)
+    torch.testing.assert_close(mean, (stack[:, 0] + stack[:, 1]) / 2)
+    torch.testing.assert_close(concat, torch.cat([stack[:, 0], stack[:, 1]], 1))
+    alone = tiny_backbone.features(images[2:], FeatureSpec([tap], [100], aggregate="stack"))[tap]
+    torch.testing.assert_close(stack[2, 1], alone[0, 0], rtol=1e-4, atol=1e-4)

@@ -180,3 +180,20 @@ def test_a_key_on_disk_is_not_written_again(tmp_path):
         store.flush()
         store.put("b", {"x": torch.full((2,), 4.0)})
     assert {path: path.read_bytes() for path in shards(tmp_path)} == before
+
+
+def test_what_is_pending_is_written_before_a_clean_up(tmp_path):
+    store = TensorStore(tmp_path)
+    store.put("a", {"x": torch.ones(2)})
+    store.gc()
+    assert TensorStore(tmp_path, read_only=True).get("a") is not None
+
+
+def test_shards_that_were_closed_to_open_others_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("perception.data.store._OPEN_SHARDS", 2)
+    for key in "abcd":
+        filled(tmp_path, key, value=ord(key))
+    store = TensorStore(tmp_path)
+    for key in "abacadbcd":
+        assert store.get(key)["x"][0] == ord(key)
+    assert len(store._readers) <= 2

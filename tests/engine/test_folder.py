@@ -61,6 +61,11 @@ def test_a_claim_gives_its_lock_back_when_others_do_not_end(tmp_path, monkeypatc
         claim(tmp_path / "file" / "out", 0)
 
 
+def test_folders_on_the_way_to_out_are_made(tmp_path):
+    claim(tmp_path / "runs" / "today" / "out", 0).release()
+    assert (tmp_path / "runs" / "today" / "out").is_dir()
+
+
 def test_ranks_above_the_first_wait_for_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("perception.engine.folder.ORPHAN_SECONDS", 0.05)
     orphan = FileLock(tmp_path / ".rank00009.lock", thread_local=False)

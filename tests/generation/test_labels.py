@@ -173,3 +173,14 @@ def test_only_whole_numbers_are_class_ids() -> None:
     given = torch.full((2, 2), 255)
     one_hot(given, 19)
     assert given.eq(255).all()
+
+
+def test_a_map_qualifies_for_a_class_with_more_pixels_than_the_least_number():
+    statistics = [LabelCounts(name, {0: count}) for name, count in (("less", 99), ("just", 100), ("more", 101))]
+    sampler = RareClassSampler(statistics, 1.0, min_pixels=100)
+    assert sampler.files == {0: ["more"]} and sampler.select(1, np.random.default_rng(0)) == [("more", 0)]
+    with pytest.raises(UserError, match="2 different label maps were asked for, but only 1 can be drawn"):
+        sampler.select(2, np.random.default_rng(0))
+    with pytest.raises(UserError, match="no label map has more than 101 pixels of any class"):
+        RareClassSampler(statistics, 1.0, min_pixels=101)
+    assert len(RareClassSampler(statistics, 1.0, min_pixels=98).select(3, np.random.default_rng(0))) == 3
