@@ -324,7 +324,10 @@ BAD_MAPS = {
     "colour": (np.zeros((80, 96, 3), np.uint8), "has mode RGB and shape (80, 96, 3)"),
     "small": (np.zeros((60, 96), np.uint8), "a crop of 64 x 64 does not fit"),
     "ids": (np.full((80, 96), 19, np.uint8), "holds the class ids [19], but there are 19 classes"),
-    "sixteen": (np.full((80, 96), 700, np.uint16), "expected one 8-bit class id per pixel"),
+    "sixteen": (
+        np.full((80, 96), 700, np.uint16),
+        "holds uint16 values such as 700; every pixel must be a whole class id",
+    ),
     "broken": (None, "cannot be read"),
 }
 
@@ -384,7 +387,7 @@ def test_a_sample_that_is_not_finite_fails_alone(generate, monkeypatch, tmp_path
         (["--detail-radius", "4"], "give --detail-radius with --photos"),
         (["--photos", "nowhere"], "nowhere is not a folder; --photos expects"),
         (["--labels", "nowhere"], "nowhere is not a folder"),
-        (["--rare-classes", "--count", "1", "--statistics", "."], "the class statistics . cannot be read"),
+        (["--rare-classes", "--count", "1", "--statistics", "."], ". is a folder; a text file was expected"),
         (["--temperature", "0.1", "--min-pixels", "9"], "give --temperature with --rare-classes; give --min-pixels"),
         (["--statistics", "stats.json"], "give --statistics with --rare-classes"),
         (

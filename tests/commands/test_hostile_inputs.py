@@ -271,7 +271,7 @@ def test_what_is_printed_of_names_moves_no_cursor(photos, capsys):
     assert "\\x1b[2J\\nperception: all is well does not exist" in told
 
 
-def test_a_limit_of_files_is_one_sentence_and_the_job_goes_on_later(extract, photos, tmp_path, capsys):
+def test_a_limit_of_files_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:

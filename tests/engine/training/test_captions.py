@@ -112,7 +112,7 @@ def test_folder_and_table_read_the_same(table, tmp_path):
     ("name", "content", "sentence"),
     [
         ("none.json", None, r"none.json do not exist; name a folder of <image stem>.txt or a JSON file"),
-        ("torn.json", "{", r"torn.json is no valid JSON \(.*\); expected {stem: caption}"),
+        ("torn.json", "{", r"torn.json is no JSON \(.*\); correct it"),
         ("list.json", "[]", "list.json holds a list; expected one object {stem: caption}"),
         ("other.json", '{"b": "x"}', "other.json has no caption for 'a'; expected a sentence under every image's stem"),
         ("number.json", '{"a": 3}', "number.json has no caption for 'a'"),

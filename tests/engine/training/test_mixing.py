@@ -137,7 +137,7 @@ def test_class_statistics_from_a_file(street, tmp_path):
     (tmp_path / "stats.json").write_text(json.dumps([{"0": 9, "file": "y.png"}]))
     with pytest.raises(UserError, match=r"names y.png, which is not in the data set; leave `statistics` out"):
         DATASETS.build(_rare(street, statistics=str(tmp_path / "stats.json")))
-    with pytest.raises(UserError, match=r"is no readable sample_class_stats\.json"):
+    with pytest.raises(UserError, match=r"none\.json does not exist; check the path"):
         DATASETS.build(_rare(street, statistics=str(tmp_path / "none.json")))
 
 
