@@ -98,5 +98,5 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _snapshot(name: str, needed: tuple[str, ...], without: tuple[str, ...], revision: str | None = None) -> Path:
-    wanted, unwanted = list(needed), list(without)
-    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
+    path = snapshot_download(name, revision=revision, allow_patterns=list(needed), ignore_patterns=list(without))
+    return Path(path)

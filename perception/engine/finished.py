@@ -25,7 +25,7 @@ from perception.engine.jobs import JobOptions
 from perception.engine.manifest import DONE, ManifestReader, manifest_path, missing_outputs, part_paths
 from perception.errors import UserError
 
-NOTE = ".finished.json"  # below OUT
+NOTE = ".finished.lock"  # below OUT; called as the locks of the ranks are: no part of the results
 _PACKAGE = Path(__file__).parents[1]
 
 

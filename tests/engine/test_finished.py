@@ -77,7 +77,7 @@ def test_no_model_is_loaded_again(extract, tmp_path):
         (lambda tmp: (tmp / "images/dog/0.png").write_bytes(b"no picture"), "1 already there, 1 failed"),
         (lambda tmp: shutil.rmtree(tmp / "out/shards"), "2 done, 0 already there"),
         (lambda tmp: (tmp / "out/manifest.jsonl").unlink(), "2 done, 0 already there"),
-        (lambda tmp: (tmp / "out/.finished.json").write_text("[[["), "0 done, 2 already there"),
+        (lambda tmp: (tmp / "out/.finished.lock").write_text("[[["), "0 done, 2 already there"),
     ],
 )
 def test_what_changed_is_noticed(extract, tmp_path, change, said):
