@@ -1,7 +1,7 @@
 """Jobs of the command line that are killed at random moments, and the same command again.
 
 PERCEPTION_KILLS=20 is the long form: 20 kills of classify, extract and generate, 5 of every other command, each with
-one worker and with two. The short form kills the three main commands three times with either number of workers.
+one worker and with two. The short form kills the three main commands twice with either number of workers.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from tiny_jobs import script_environment
 
 SCRIPT = Path(__file__).with_name("command_kills.py")
-KILLS = int(os.environ.get("PERCEPTION_KILLS", "3"))
+KILLS = int(os.environ.get("PERCEPTION_KILLS", "2"))
 
 
 def test_kills_lose_double_and_corrupt_nothing(tmp_path):

@@ -139,12 +139,3 @@ def test_a_manifest_is_a_file(tmp_path, make):
     make(manifest_path(tmp_path))
     with pytest.raises(UserError, match="is no file, but the name of a manifest; move it away"):
         ManifestReader(manifest_path(tmp_path))
-
-
-def test_readers_close_their_files(tmp_path):
-    part_path(tmp_path, 0).write_bytes(line("a"))
-    before = set(os.listdir("/proc/self/fd"))
-    merge_parts(tmp_path, [Item(id="a")])
-    list(read_manifest(tmp_path))
-    ManifestWriter(part_path(tmp_path, 0)).close()
-    assert set(os.listdir("/proc/self/fd")) == before

@@ -121,7 +121,7 @@ def survive(name: str, job: Job, out: Path, expected: dict[str, bytes], kills: i
     for _ in range(10 * kills + 10):  # far more than are needed, so that a slow machine ends, too
         if hits.total() == kills:
             break
-        how = SIGNALS[hits.total() % len(SIGNALS)]
+        how = SIGNALS[(hits.total() + job.workers - 1) % len(SIGNALS)]
         children = job.start(out)
         await_moment(out, rng, seconds, 6)
         hit = killed(children, how)
