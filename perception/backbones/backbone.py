@@ -21,6 +21,7 @@ from perception.backbones.devices import sent
 from perception.backbones.features import extract
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
 from perception.backbones.noise_path import NoisePath
+from perception.backbones.own_pictures import OwnPictures
 from perception.backbones.prediction import Prediction
 from perception.backbones.spec import FeatureSpec, Tap
 from perception.backbones.tables import BatchRows, RowTables, Samples
@@ -51,6 +52,7 @@ class DiffusionBackbone(nn.Module):
         conditioner: Conditioner,  # prompts -> conditions
         path: NoisePath,  # noise schedule and prediction type
         micro_batch: int = 8,  # rows per call of VAE and denoiser in `encode`, `features`
+        own_pictures: OwnPictures | None = None,  # what it knows of those it was trained on
     ) -> None:
         super().__init__()
         self.name = name
@@ -65,7 +67,8 @@ class DiffusionBackbone(nn.Module):
             setattr(self, part, value)
         self._denoiser = denoiser
         self._compiled: CompiledDenoiser | None = None
-        self._identity = identity
+        self.identity = identity
+        self.own_pictures = own_pictures
         self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
         self.conditioner = conditioner
         self._rows = BatchRows()
@@ -108,7 +111,7 @@ class DiffusionBackbone(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hex digits that name configs, weights and dtype; equal on every machine and in every folder."""
-        return hashlib.sha256(f"{self._identity}/{self.dtype}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.identity}/{self.dtype}".encode()).hexdigest()[:16]
 
     @cached_property
     def taps(self) -> Mapping[str, Tap]:

@@ -15,6 +15,7 @@ from perception.backbones.building import build_model
 from perception.backbones.fingerprint import identity
 from perception.backbones.hub import download, is_hub_id
 from perception.backbones.noise_path import noise_path
+from perception.backbones.own_pictures import read_own_pictures
 from perception.backbones.validation import (
     Component,
     ModelFolder,
@@ -72,13 +73,15 @@ def load_backbone(
     with torch.random.fork_rng(devices=[]):  # constructors draw default weights from the global generator
         models = {key: build_model(key, part, kind, random_init_seed) for key, part in folder.models.items()}
     denoiser, conditioner = assemble(Parts(folder, models, tokenizers))
+    known_as = identity(folder, random_init_seed)
     backbone = DiffusionBackbone(
         name=str(name),
-        identity=identity(folder, random_init_seed),
+        identity=known_as,
         denoiser=denoiser,
         vae=models.get("vae"),
         conditioner=conditioner,
         path=path,
+        own_pictures=read_own_pictures(folder.path, known_as),
     )
     return backbone.to(place)
 

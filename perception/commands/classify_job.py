@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from perception.backbones import DiffusionBackbone
+from perception.backbones.typicality import TypicalityMeter
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
 from perception.classification.clip_screen import ClipRanking, ClipScreen
 from perception.classification.error_maps import ErrorMaps, overlay_png
@@ -73,6 +74,7 @@ class Sample(NamedTuple):
     truth: int | None  # class, when the item has a label
     small: torch.Tensor | None = None  # [3, H', W'] for the screening rounds
     clip: torch.Tensor | None = None  # [3, S, S] as CLIP sees it
+    measured: torch.Tensor | None = None  # [3, S, S] as TypicalityMeter sees it
 
 
 class ImageClassifier:
@@ -100,6 +102,7 @@ class ImageClassifier:
         self.small = square_transform(crop, self.screen_size, o.interpolation, o.border) if self.screen_size else None
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
+        self.meter = TypicalityMeter.of(backbone)
         self.prompts = o.prompts
         self.border = o.border
         self.save_errors = o.save_errors
@@ -118,7 +121,8 @@ class ImageClassifier:
         truth = None if item.label is None else self.prompts.find(item.label)
         small = self.small(image) if self.small else None
         clip = self.clip.pixels(trimmed(image, self.border)) if self.clip else None
-        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small, clip)
+        measured = self.meter.pixels(image) if self.meter else None
+        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small, clip, measured)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
@@ -140,6 +144,8 @@ class ImageClassifier:
         if not result.survivors:
             return Outcome({"errors": float("nan")})  # which makes a failed line
         record = self._record(result) | self._preselected(clip)
+        if self.meter is not None and sample.measured is not None:
+            record |= self.meter(sample.measured).record()
         if result.probabilities is not None:
             record["probabilities"] = dict(zip(self.prompts.names, result.probabilities, strict=True))
         if sample.truth is not None:

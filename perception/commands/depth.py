@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perception.commands.common import add_job_arguments, job_options, positive_int
-from perception.commands.models import Artifact, add_model_arguments, load_network, place, read_artifact
+from perception.commands.models import Artifact, add_model_arguments, load_network, meter, place, read_artifact
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(plan_files(build(), items, args.out).render())
         return 0
-    return run_files(items, build, job_options(args), depth_line)
+    return run_files(items, build, job_options(args), depth_line, artifact.folder.name)
 
 
 def _check_told(artifact: Artifact, room: str | None, text: str | None) -> None:
@@ -101,7 +101,7 @@ def _job(args: argparse.Namespace, artifact: Artifact) -> DepthFiles:
     predictor = DepthPredictor(network, args.size, place(args), args.windows, args.flip)
     rooms: Sequence[str] = _rooms(artifact) if args.room == AUTO else ()
     given = args.text if args.room in (None, AUTO) else _room(args.room, _rooms(artifact))
-    return DepthFiles(predictor, given, rooms, _settings(args, artifact))
+    return DepthFiles(predictor, given, rooms, _settings(args, artifact), meter(artifact, predictor.network.encoder))
 
 
 def _settings(args: argparse.Namespace, artifact: Artifact) -> dict[str, Any]:

@@ -156,11 +156,13 @@ def _run(
 ) -> int:
     job = job_options(args)
     from perception.commands.match_job import CaptionMatching
+    from perception.commands.results import unlike_lines
     from perception.engine.runner import run_job
 
     summary = run_job(items, lambda: CaptionMatching(load_backbone_from(args), _options(args), captions), job)
     if os.environ.get("RANK", "0") == "0":
-        print("\n".join([*_report(job.out, items, source), summary.render()]))
+        warned = unlike_lines(job.out, {item.id for item in items}, args.backbone, "--backbone")
+        print("\n".join([*_report(job.out, items, source), *warned, summary.render()]))
     return summary.exit_code
 
 

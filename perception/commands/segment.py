@@ -13,6 +13,7 @@ from perception.commands.models import (
     check_classes,
     load_network,
     load_semantic,
+    meter,
     place,
     read_artifact,
 )
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(plan_files(build(), items, args.out).render())
         return 0
-    return run_files(items, build, job_options(args), referring_line if args.text else semantic_line)
+    line = referring_line if args.text else semantic_line
+    return run_files(items, build, job_options(args), line, artifact.folder.name)
 
 
 def _check_task(artifact: Artifact, texts: list[str]) -> None:
@@ -107,7 +109,7 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
     if args.maps:
         check_maps(vpd, ClassNames)  # before the job begins
     predictor = SemanticPredictor(network, args.size, device, vpd)
-    return SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact))
+    return SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact), meter(artifact, vpd))
 
 
 def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
@@ -121,7 +123,7 @@ def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
     predictor = ReferringPredictor(network, args.size, place(args))
     if args.maps:
         check_maps(predictor.vpd, Sentences)  # before the job begins
-    return ReferringFiles(predictor, args.text, _settings(args, artifact))
+    return ReferringFiles(predictor, args.text, _settings(args, artifact), meter(artifact, predictor.vpd))
 
 
 def _settings(args: argparse.Namespace, artifact: Artifact) -> dict[str, Any]:
