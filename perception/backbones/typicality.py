@@ -17,7 +17,7 @@ from perception.data.images import image_tensor
 from perception.errors import UserError
 
 UNLIKE = 0.01  # a picture is unlike the backbone's own where a smaller share of them is as strange
-TIMESTEPS = (50, 400)  # of the fit: fine detail, and what is left of a picture under as much noise as signal
+TIMESTEPS = (50, 200, 400)  # of the fit: from fine detail to what is left of a picture under much noise
 _LEAST = 100  # pictures of a fit
 _FLAT = 1e-4  # least standard deviation of a latent channel that is told apart
 

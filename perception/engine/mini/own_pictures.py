@@ -14,10 +14,8 @@ from perception.data.fashion_mnist import load_fashion_mnist
 from perception.data.world import DOMAINS, VAL_SEED, render_object, render_scene
 from perception.errors import UserError
 
-_SIZES = (128, 128, 256)  # of the pictures, in turn: as the training has them, and larger ones scaled down
 
-
-def measure_world(folder: Path, count: int = 720, report: Callable[[str], None] = print) -> OwnPictures:
+def measure_world(folder: Path, count: int = 600, report: Callable[[str], None] = print) -> OwnPictures:
     """Write typicality.json of an exported `mini`: two scenes to one object, of the validation stream."""
     return _measure(
         folder, world_pictures(count), f"{count} pictures of the miniature world, validation stream", report
@@ -25,7 +23,7 @@ def measure_world(folder: Path, count: int = 720, report: Callable[[str], None] 
 
 
 def measure_fashion_mnist(
-    folder: Path, data: Path, count: int = 2000, report: Callable[[str], None] = print
+    folder: Path, data: Path, count: int = 1000, report: Callable[[str], None] = print
 ) -> OwnPictures:
     """Write typicality.json of an exported `mini-dit`: the last training pictures of Fashion-MNIST."""
     images, _ = load_fashion_mnist(data, "train")
@@ -34,14 +32,12 @@ def measure_fashion_mnist(
 
 
 def world_pictures(count: int, seed: int = VAL_SEED) -> Iterator[Image.Image]:
-    """Scenes of all domains and objects of all categories, at several sizes, in a fixed order."""
+    """Two scenes, of all domains in turn, to one object, of all categories in turn, as the training has them."""
     for index in range(count):
-        size = _SIZES[index // 3 % len(_SIZES)]
         if index % 3 == 2:
-            yield Image.fromarray(render_object(seed, index // 3, None, size).image)
+            yield Image.fromarray(render_object(seed, index // 3).image)
         else:
-            domain = DOMAINS[index % len(DOMAINS)]
-            yield Image.fromarray(render_scene(seed, index, domain, (size, size)).image)
+            yield Image.fromarray(render_scene(seed, index, DOMAINS[index % len(DOMAINS)]).image)
 
 
 def _measure(
