@@ -2,10 +2,11 @@
 
 For a picture x, e_t(x) is the mean squared error of the predicted noise at timestep t, told nothing, under a noise
 that all pictures share, and s_c(x) the standard deviation of channel c of its latent. More contrast is harder to see
-under noise, so what counts is how far log e_t lies above a quadratic of log s, fitted on the backbone's own pictures:
+under noise, so what counts is how far log e_t lies above a quadratic of u = log s, fitted on the backbone's own
+pictures, and how far u lies outside their range:
 
-    strangeness(x) = mean over t of (log e_t(x) - f_t(log s(x))) / scatter_t
-    f_t(u) = a_t + sum over c of (b_tc u_c + d_tc u_c^2)
+    strangeness(x) = mean over t of (log e_t - f_t(u')) / scatter_t + sum over c of |u_c - u'_c| / scale_c
+    f_t(u) = a_t + sum over c of (b_tc u_c + d_tc u_c^2),   u' = u held within the range
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from perception.errors import UserError
 
 FILE = "typicality.json"
 _LARGEST = 4096  # side of a picture, pixels
+_RANGE = (0.01, 0.99)  # quantiles of the own pictures between which a spread is ordinary
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class OwnPictures:
     timesteps: tuple[int, ...]
     usual: tuple[tuple[float, ...], ...]  # per timestep: a, b of every channel, d of every channel
     scatter: tuple[float, ...]  # per timestep: standard deviation of log e about f
-    spreads: tuple[tuple[float, float], ...]  # per channel: least and largest log s; beyond them f stays as it is there
+    spreads: tuple[tuple[float, float, float], ...]  # per channel: range and scale (standard deviation) of log s
     quantiles: tuple[tuple[float, float], ...]  # share of the pictures that are as strange or stranger, strangeness
 
     def __post_init__(self) -> None:
@@ -47,11 +49,15 @@ class OwnPictures:
             isinstance(x, (int, float)) and math.isfinite(x) for x in (*self.scatter, *(x for r in rows for x in r))
         ):
             raise UserError("a number is missing or not finite")
-        widths, pairs = {len(row) for row in self.usual}, {len(row) for row in (*self.spreads, *self.quantiles)}
-        if not len(self.usual) == len(self.scatter) == len(self.timesteps) > 0 or min(self.scatter) <= 0:
+        widths = {len(row) for row in self.usual}
+        others = {len(row) for row in self.spreads}, {len(row) for row in self.quantiles}
+        positive = min(self.scatter, default=0) > 0
+        if not len(self.usual) == len(self.scatter) == len(self.timesteps) > 0 or not positive:
             raise UserError("every timestep needs one line of `usual` and a `scatter` above 0")
-        if widths != {1 + 2 * len(self.spreads)} or pairs != {2} or not self.spreads or not self.quantiles:
+        if widths != {1 + 2 * len(self.spreads)} or others != ({3}, {2}):
             raise UserError("`usual`, `spreads` and `quantiles` do not fit each other")
+        if not all(low <= high and scale > 0 for low, high, scale in self.spreads):
+            raise UserError("a range of spreads is none")
         shares, places = zip(*self.quantiles, strict=True)
         if list(shares) != sorted(shares, reverse=True) or list(places) != sorted(places):
             raise UserError("the quantiles are not in order")
@@ -63,9 +69,11 @@ class OwnPictures:
 
     def strangeness(self, errors: Tensor, spreads: Tensor) -> Tensor:
         """Of log e [B, T] and log s [B, C], float64 [B]."""
-        low, high = torch.tensor(self.spreads, dtype=torch.float64).T
-        expected = terms(spreads.double().clamp(low, high)) @ torch.tensor(self.usual, dtype=torch.float64).T
-        return ((errors.double() - expected) / torch.tensor(self.scatter, dtype=torch.float64)).mean(1)
+        low, high, scale = torch.tensor(self.spreads, dtype=torch.float64).T
+        held = spreads.double().clamp(low, high)
+        expected = _terms(held) @ torch.tensor(self.usual, dtype=torch.float64).T
+        above = (errors.double() - expected) / torch.tensor(self.scatter, dtype=torch.float64)
+        return above.mean(1) + ((spreads.double() - held).abs() / scale).sum(1)
 
     def share(self, strangeness: float) -> float:
         """Of the own pictures that are as strange or stranger, in [0, 1]; 0 beyond the strangest."""
@@ -77,7 +85,7 @@ class OwnPictures:
         write_atomic(folder / FILE, json.dumps(asdict(self), indent=1).encode() + b"\n")
 
 
-def terms(spreads: Tensor) -> Tensor:
+def _terms(spreads: Tensor) -> Tensor:
     """[1, u, u^2], float [B, 1 + 2 C], of u = log s [B, C]."""
     return torch.cat([torch.ones_like(spreads[:, :1]), spreads, spreads.square()], dim=1)
 
@@ -116,21 +124,30 @@ def fitted(
     timesteps: Iterable[int],
 ) -> OwnPictures:
     """Least squares; the quantiles are of pictures that f was not fitted on (two folds)."""
-    common = {"identity": identity, "pictures": pictures, "size": size, "timesteps": tuple(timesteps)}
-    ranges = tuple(zip(spreads.amin(0).tolist(), spreads.amax(0).tolist(), strict=True))
+    common: dict[str, Any] = {"identity": identity, "pictures": pictures, "size": size, "timesteps": tuple(timesteps)}
 
     def of(rows: Tensor, quantiles: tuple[tuple[float, float], ...] = ((1.0, 0.0),)) -> OwnPictures:
-        known, wanted = terms(spreads[rows].double()), errors[rows].double()
+        u, wanted = spreads[rows].double(), errors[rows].double()
+        low, high = torch.quantile(u, torch.tensor(_RANGE, dtype=torch.float64), dim=0)
+        known = _terms(u.clamp(low, high))
         usual = torch.linalg.lstsq(known, wanted).solution  # [1 + 2 C, T]
-        scatter = tuple((wanted - known @ usual).std(0).tolist())
-        table = tuple(tuple(row) for row in usual.T.tolist())
-        return OwnPictures(**common, usual=table, scatter=scatter, spreads=ranges, quantiles=quantiles)
+        return OwnPictures(
+            **common,
+            usual=_rows(usual.T),
+            scatter=tuple((wanted - known @ usual).std(0).tolist()),
+            spreads=_rows(torch.stack([low, high, u.std(0)], dim=1)),
+            quantiles=quantiles,
+        )
 
     every = torch.arange(len(errors))
     halves = every[every % 2 == 0], every[every % 2 == 1]
     pairs = ((halves[0], halves[1]), (halves[1], halves[0]))
     strange = torch.cat([of(seen).strangeness(errors[new], spreads[new]) for seen, new in pairs])
     return of(every, _quantiles(strange))
+
+
+def _rows(table: Tensor) -> Any:
+    return tuple(map(tuple, table.tolist()))
 
 
 def _quantiles(strangeness: Tensor) -> tuple[tuple[float, float], ...]:

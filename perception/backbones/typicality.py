@@ -16,7 +16,7 @@ from perception.backbones.spec import sample_noise
 from perception.data.images import image_tensor
 from perception.errors import UserError
 
-UNLIKE = 0.01  # a picture is unlike the backbone's own where a smaller share of them is as strange
+UNLIKE = 0.005  # a picture is unlike the backbone's own where a smaller share of them is as strange
 TIMESTEPS = (50, 200, 400)  # of the fit: from fine detail to what is left of a picture under much noise
 _LEAST = 100  # pictures of a fit
 _FLAT = 1e-4  # least standard deviation of a latent channel that is told apart

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from perception.backbones import load_backbone
-from perception.backbones.own_pictures import OwnPictures
+from perception.backbones.own_pictures import FILE, OwnPictures
 from perception.backbones.typicality import fit_own_pictures
 from perception.data.fashion_mnist import load_fashion_mnist
 from perception.data.world import DOMAINS, VAL_SEED, render_object, render_scene
@@ -43,6 +43,7 @@ def world_pictures(count: int, seed: int = VAL_SEED) -> Iterator[Image.Image]:
 def _measure(
     folder: Path, pictures: Iterable[Image.Image], described: str, report: Callable[[str], None]
 ) -> OwnPictures:
+    (folder / FILE).unlink(missing_ok=True)
     backbone = load_backbone(folder, device="cpu")
     if backbone.training_size is None:
         raise UserError(f"{folder} does not say at which size it was trained; export it again")
