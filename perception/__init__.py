@@ -17,6 +17,10 @@ _PUBLIC = {
 __all__ = ["DiffusionBackbone", "FeatureSpec", "TensorStore", "UserError", "load_backbone"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import perception` needs no torch (PEP 562)."""
     if name not in _PUBLIC:

@@ -1,4 +1,4 @@
-"""Train the embedded `mini` backbone on the miniature world: corpus, autoencoder, denoiser, export, report.
+"""Train the embedded `mini` backbone on the miniature world: corpus, autoencoder, denoiser, export, typicality, report.
 
 Every stage resumes: run the same command again. More --autoencoder-steps or --denoiser-steps continue the training.
 
@@ -6,6 +6,7 @@ Every stage resumes: run the same command again. More --autoencoder-steps or --d
     python tools/train_mini.py --work runs/mini --denoiser-steps 20000   # train the denoiser further, export again
     python tools/train_mini.py --work runs/more --start perception/backbones/mini --stages corpus denoiser export
     python tools/train_mini.py --work runs/mini --stages report          # measure what is there
+    python tools/train_mini.py --stages typicality                       # of --out: how its own pictures look to it
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from perception.errors import exit_status
 
-STAGES = ("corpus", "autoencoder", "denoiser", "export", "report")
+STAGES = ("corpus", "autoencoder", "denoiser", "export", "typicality", "report")
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent / "perception" / "backbones" / "mini"
 
 
@@ -85,6 +86,10 @@ def run(args: argparse.Namespace) -> None:
         recipe.denoiser()
     if "export" in args.stages:
         report(f"wrote {args.out}: {recipe.export(args.out) / 1e6:.1f} MB")
+    if "typicality" in args.stages:
+        from perception.engine.mini.own_pictures import measure_world
+
+        measure_world(args.out, report=report)
     if "report" in args.stages:
         report(json.dumps(recipe.measure(), indent=2))
 

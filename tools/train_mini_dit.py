@@ -1,9 +1,10 @@
-"""Train the embedded `mini-dit` backbone on Fashion-MNIST: plain denoising, tuning, export, report.
+"""Train the embedded `mini-dit` backbone on Fashion-MNIST: plain denoising, tuning, export, typicality, report.
 
 Every stage resumes: run the same command again. More --steps or --tune-steps continue the training.
 
     python tools/train_mini_dit.py --data data/fashion_mnist                        # everything, into the package
     python tools/train_mini_dit.py --stages tune export --tune-steps 6000           # tune further, export again
+    python tools/train_mini_dit.py --stages typicality         # of --out: how its own pictures look to it
     python tools/train_mini_dit.py --stages report --weights train --images 1000    # measure the plain denoiser
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from perception.errors import exit_status
 
-STAGES = ("train", "tune", "export", "report")
+STAGES = ("train", "tune", "export", "typicality", "report")
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent / "perception" / "backbones" / "mini-dit"
 
 
@@ -85,6 +86,10 @@ def run(args: argparse.Namespace) -> None:
         recipe.tune()
     if "export" in args.stages:
         report(f"wrote {args.out}: {recipe.export(args.out, args.weights) / 1e6:.1f} MB")
+    if "typicality" in args.stages:
+        from perception.engine.mini.own_pictures import measure_fashion_mnist
+
+        measure_fashion_mnist(args.out, args.data, report=report)
     if "report" in args.stages:
         report(json.dumps(recipe.measure(args.weights, args.images, args.timesteps), indent=2))
 

@@ -21,10 +21,12 @@ from perception.backbones.devices import sent
 from perception.backbones.features import extract
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
 from perception.backbones.noise_path import NoisePath
+from perception.backbones.own_pictures import OwnPictures
 from perception.backbones.prediction import Prediction
 from perception.backbones.spec import FeatureSpec, Tap
 from perception.backbones.tables import BatchRows, RowTables, Samples
 from perception.backbones.taps import as_map, check_taps, describe_taps, in_order, record
+from perception.checks import check_kind, check_tensors
 from perception.errors import UserError
 
 
@@ -50,6 +52,7 @@ class DiffusionBackbone(nn.Module):
         conditioner: Conditioner,  # prompts -> conditions
         path: NoisePath,  # noise schedule and prediction type
         micro_batch: int = 8,  # rows per call of VAE and denoiser in `encode`, `features`
+        own_pictures: OwnPictures | None = None,  # what it knows of those it was trained on
     ) -> None:
         super().__init__()
         self.name = name
@@ -64,7 +67,8 @@ class DiffusionBackbone(nn.Module):
             setattr(self, part, value)
         self._denoiser = denoiser
         self._compiled: CompiledDenoiser | None = None
-        self._identity = identity
+        self.identity = identity
+        self.own_pictures = own_pictures
         self.revisions: dict[str, str] = {}  # commit of each part ("backbone", "vae") that came from the hub
         self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
         self.conditioner = conditioner
@@ -108,7 +112,7 @@ class DiffusionBackbone(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hex digits that name configs, weights and dtype; equal on every machine and in every folder."""
-        return hashlib.sha256(f"{self._identity}/{self.dtype}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.identity}/{self.dtype}".encode()).hexdigest()[:16]
 
     @cached_property
     def taps(self) -> Mapping[str, Tap]:
@@ -121,14 +125,17 @@ class DiffusionBackbone(nn.Module):
         Raises:
             UserError: for a wrong shape, values outside [0, 1], NaN, or sides that `latent_stride` does not divide.
         """
+        check_tensors(images=images)
         return torch.cat([self._codec.encode(chunk) for chunk in images.split(self.micro_batch)]).to(self.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> images [B, 3, H, W] in [0, 1], float32."""
+        check_tensors(latents=latents)
         return torch.cat([self._codec.decode(chunk) for chunk in latents.split(self.micro_batch)])
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """Latents as `encode` makes them -> the autoencoder's raw posterior mean (SD 1.x: divided by 0.18215)."""
+        check_tensors(latents=latents)
         return self._codec.unscaled(latents)
 
     def condition(self, prompts: Sequence[str], *, length: int | None = None, truncate: bool = False) -> Condition:
@@ -151,6 +158,7 @@ class DiffusionBackbone(nn.Module):
             noise: eps, [B, C, h, w] or broadcastable to it.
         """
         check_latents(latents, self.latent_channels)
+        check_tensors(noise=noise)
         alpha, sigma = self._coefficients(t, latents)
         mixed = alpha * latents.float() + sigma * noise.to(latents.device).float()
         return mixed.to(latents.dtype).contiguous()
@@ -165,6 +173,7 @@ class DiffusionBackbone(nn.Module):
         The positions themselves on variance preserving paths; on rectified flows the shifted schedule, whose shift
         may depend on the size of the latents.
         """
+        check_tensors(positions=positions, latents=latents)
         return self.noise_path.spread(positions, self._denoiser.image_tokens(latents.shape[-2], latents.shape[-1]))
 
     def denoise(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
@@ -261,6 +270,7 @@ class DiffusionBackbone(nn.Module):
         Returns:
             Maps [B, K, h, w] (K tokens of the condition) by stride in pixels, by layer, or under "all".
         """
+        check_tensors(latents=latents)
         spec = spec or AttentionSpec()
         layers = select_layers(spec, self.taps, (latents.shape[-2], latents.shape[-1]), self.latent_stride)
         return merge_maps(self.capture(latents, t, condition, layers, heads=spec.heads), self.taps, spec)
@@ -346,6 +356,7 @@ class DiffusionBackbone(nn.Module):
             unet.disable_gradient_checkpointing()
 
     def _latent_input(self, x_t: Tensor) -> Tensor:
+        check_tensors(x_t=x_t)
         check_latents(x_t, self.latent_channels)
         self.check_size(x_t.shape[-2], x_t.shape[-1])
         return x_t.to(self.device, self.dtype).contiguous()
@@ -364,6 +375,7 @@ class DiffusionBackbone(nn.Module):
 
     def _told(self, steps: Tensor, condition: Condition, rows: int) -> tuple[Tensor, Condition]:
         """The network's measure of time [rows] and the condition, `rows` rows, on its device."""
+        check_kind(Condition, "backbone.condition(PROMPTS) makes one", condition=condition)
         time = sent(self.noise_path.model_time(steps), self.device).expand(rows)
         return time, condition.expand(rows).to(self.device, self.dtype)
 

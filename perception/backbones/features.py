@@ -12,6 +12,7 @@ from torch import Tensor
 from perception.backbones.conditioning import Condition
 from perception.backbones.spec import FeatureSpec, sample_noise
 from perception.backbones.taps import check_taps
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def extract(
     if (inputs is None) == (latents is None):
         raise UserError("features needs either inputs (images or latents) or latents=..., and not both")
     source = inputs if inputs is not None else latents
+    check_tensors(**{"latents" if inputs is None else "inputs": source})
     assert source is not None
     ids = _noise_ids(source, spec, image_ids)
     x0 = _latents(backbone, source, latents is not None, micro_batch)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 
@@ -107,6 +108,7 @@ class LatentCodec:
 
 def check_images(images: Tensor, stride: int) -> None:
     """UserError unless `images` is [B, 3, H, W], floating, finite, in [0, 1], with sides that `stride` divides."""
+    check_tensors(images=images)
     if images.dim() != 4 or images.shape[1] != 3:
         raise UserError(
             f"images have the shape {list(images.shape)}; expected [batch, 3, height, width] in RGB: "
@@ -133,6 +135,7 @@ def check_images(images: Tensor, stride: int) -> None:
 
 def check_latents(latents: Tensor, channels: int) -> None:
     """UserError unless `latents` is a floating [B, channels, h, w]."""
+    check_tensors(latents=latents)
     if latents.dim() != 4 or latents.shape[1] != channels or not latents.is_floating_point() or 0 in latents.shape:
         raise UserError(
             f"latents have the shape {list(latents.shape)} and type {latents.dtype}; expected floats "

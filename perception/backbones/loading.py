@@ -14,6 +14,7 @@ from perception.backbones.building import build_model, check_skeleton
 from perception.backbones.fingerprint import identity
 from perception.backbones.hub import check_revision, download, is_hub_id, revision_of
 from perception.backbones.noise_path import noise_path
+from perception.backbones.own_pictures import read_own_pictures
 from perception.backbones.schedulers import build_scheduler
 from perception.backbones.validation import (
     Component,
@@ -70,6 +71,7 @@ def load_backbone(
     foreign = str(name) not in SHIPPED or vae is not None  # what comes with the package is known to run
     check_revision(name, revision)
     folder = check_model_folder(_resolve(name, revision), None if vae is None else autoencoder_of(vae))
+    known_as = identity(folder, random_init_seed)
     path = noise_path(build_scheduler(*folder.scheduler, folder.path))
     with parameters_of(None):  # a head around the backbone counts its own weights alone
         for key, part in folder.models.items() if foreign else ():
@@ -81,11 +83,12 @@ def load_backbone(
             denoiser, conditioner = assemble(Parts(folder, models, tokenizers))
             backbone = DiffusionBackbone(
                 name=str(name),
-                identity=identity(folder, random_init_seed),
+                identity=known_as,
                 denoiser=denoiser,
                 vae=models.get("vae"),
                 conditioner=conditioner,
                 path=path,
+                own_pictures=read_own_pictures(folder.path, known_as),
             )
             if foreign:
                 assert backbone.taps  # the denoiser runs once, without memory

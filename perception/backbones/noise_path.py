@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
@@ -49,6 +50,8 @@ class NoisePath(ABC):
 
     def check(self, t: int | Tensor) -> Tensor:
         """Return `t` as a CPU tensor; UserError unless every entry lies in 0..num_train_timesteps-1."""
+        if not isinstance(t, (int, float, list, tuple)):
+            check_tensors(t=t)
         steps = torch.as_tensor(t).detach().cpu()
         if steps.numel() == 0 or not (steps.min() >= 0 and steps.max() < self.num_train_timesteps):  # also NaN
             raise UserError(

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from perception.checks import check_tensors
+
 ErrorSpace = Literal["native", "eps", "x0", "v", "flow"]
 
 
@@ -75,6 +77,7 @@ class Prediction:
                 noise on variance preserving paths (whatever the network predicts), the velocity u = eps - x0 on
                 rectified flows, |u - u_hat| = |eps - eps_hat| / alpha.
         """
+        check_tensors(x0=x0, noise=noise)
         x0, noise = x0.float(), noise.float()
         if space == "native":
             space = "flow" if self.kind == "flow_prediction" else "eps"

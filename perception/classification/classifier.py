@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perception.backbones import Condition, DiffusionBackbone
 from perception.backbones.conditioning import stacked
+from perception.checks import check_tensors
 from perception.classification.few_shot import ClassTokens
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
@@ -116,6 +117,7 @@ class DiffusionClassifier(nn.Module):
 
         Raises UserError when the screens need small images or rankings and there are none.
         """
+        check_tensors(latents=latents)
         count = len(image_ids)
         smaller = [None] * count if small is None else small
         ranked = [None] * count if rankings is None else rankings

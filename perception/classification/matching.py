@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone
+from perception.checks import check_tensors
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.schedule import Exhaustive, Sample
 from perception.classification.scoring import DenoisingErrors
@@ -55,6 +56,7 @@ class ImageCaptionMatcher(nn.Module):
     @torch.inference_mode()
     def match_latents(self, latents: Tensor, captions: Sequence[str], noise: NoiseSource | None = None) -> Tensor:
         """The same for clean latents [B, C, h, w]; errors that are not finite are returned."""
+        check_tensors(latents=latents)
         condition = self.backbone.condition(captions, truncate=self.truncate)
         candidates, draw = torch.arange(len(captions)), noise or SeededNoise()
         parts = []

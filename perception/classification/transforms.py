@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from perception.checks import check_picture
 from perception.errors import UserError
 
 INTERPOLATIONS = {
@@ -103,6 +104,7 @@ class AdmTransform:
 
 def trimmed(image: Image.Image, border: int) -> Image.Image:
     """The image without `border` pixels on each side. Raises UserError when that leaves nothing."""
+    check_picture(image)
     if not border:
         return image
     width, height = image.size

@@ -218,13 +218,15 @@ def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions)
 def _run(args: argparse.Namespace, comparison: Comparison, options: ClassifyOptions) -> int:
     job = job_options(args, batch_size=args.batch_size or _together(args))
     from perception.commands.classify_report import report
+    from perception.commands.results import unlike_lines
     from perception.engine.runner import run_job
 
     build = partial(_classifier, args, options)
     summary = run_job(comparison.items, build, job, request_of(args))
     if os.environ.get("RANK", "0") == "0":
         told = report(job.out, comparison.items, comparison.prompts, comparison.headline)
-        print("\n\n".join(part for part in (told, summary.render()) if part))
+        warned = unlike_lines(job.out, {item.id for item in comparison.items}, args.backbone, "--backbone")
+        print("\n\n".join(part for part in (told, *warned, summary.render()) if part))
     return summary.exit_code
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from perception.backbones import DiffusionBackbone
+from perception.backbones.typicality import TypicalityMeter
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
 from perception.classification.clip_screen import ClipRanking, ClipScreen
 from perception.classification.error_maps import ErrorMaps, overlay_png
@@ -76,6 +77,7 @@ class Sample(NamedTuple):
     truth: int | None  # class, when the item has a label
     small: torch.Tensor | None = None  # [3, H', W'] for the screening rounds
     clip: torch.Tensor | None = None  # [3, S, S] as CLIP sees it
+    measured: torch.Tensor | None = None  # [3, S, S] as TypicalityMeter sees it
 
 
 class _Entered(NamedTuple):
@@ -112,6 +114,7 @@ class ImageClassifier:
         self.small = square_transform(crop, self.screen_size, o.interpolation, o.border) if self.screen_size else None
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
+        self.meter = TypicalityMeter.of(backbone)
         self.prompts = o.prompts
         self._names = frozenset(o.prompts.names)
         self.border = o.border
@@ -133,7 +136,8 @@ class ImageClassifier:
         truth = None if item.label is None else self.prompts.find(item.label)
         small = self.small(image) if self.small else None
         clip = self.clip.pixels(trimmed(image, self.border)) if self.clip else None
-        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small, clip)
+        measured = self.meter.pixels(image) if self.meter else None
+        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small, clip, measured)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
@@ -178,6 +182,8 @@ class ImageClassifier:
             return Outcome({"errors": float("nan")})  # which makes a failed line
         sample = entered.sample
         record = self._record(result) | self._preselected(entered.clip)
+        if self.meter is not None and sample.measured is not None:
+            record |= self.meter(sample.measured).record()
         if sample.truth is not None:
             record |= {"truth": self.prompts.names[sample.truth], "correct": sample.truth == result.class_id}
         files = {fitting(f"errors/{sample.id}.safetensors"): self._errors(result)} if self.save_errors else {}

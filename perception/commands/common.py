@@ -13,6 +13,7 @@ from perception.errors import UserError
 if TYPE_CHECKING:
     from perception.backbones import DiffusionBackbone
 
+MINI = "mini is a miniature model trained on drawn street scenes and objects: for trying things, not for photographs."
 DTYPES = ("float32", "bfloat16", "float16")
 
 

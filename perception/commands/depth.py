@@ -15,6 +15,7 @@ from perception.commands.models import (
     add_model_arguments,
     found_model,
     load_network,
+    meter,
     place,
     read_artifact,
     revisions_of,
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print(plan_files(build(), items, args.out).render())
         return 0
     request = request_of(args, model=artifact.config)
-    return run_files(items, build, job_options(args), depth_line, DEPTH_RECORD, request)
+    return run_files(items, build, job_options(args), depth_line, DEPTH_RECORD, artifact.folder.name, request)
 
 
 def _check_told(artifact: Artifact, room: str | None, text: str | None) -> None:
@@ -111,7 +112,8 @@ def _job(args: argparse.Namespace, artifact: Artifact) -> DepthFiles:
     predictor = DepthPredictor(network, args.size, place(args), args.windows, args.flip)
     rooms: Sequence[str] = _rooms(artifact) if args.room == AUTO else ()
     given = args.text if args.room in (None, AUTO) else _room(args.room, _rooms(artifact))
-    job = DepthFiles(predictor, given, rooms, _settings(args, artifact))
+    measured = meter(artifact, predictor.network.encoder)
+    job = DepthFiles(predictor, given, rooms, _settings(args, artifact), measured)
     job.revisions = revisions_of(artifact, network)
     return job
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from perception.commands.results import fingerprint, picture_name, read_picture
+from perception.backbones.typicality import TypicalityMeter
+from perception.commands.results import fingerprint, marks, picture_name, read_picture
 from perception.data.documents import conforms
 from perception.data.files import fitting
 from perception.data.pictures import depth_colours, depth_millimetres, png_bytes
@@ -41,8 +42,10 @@ class DepthFiles:
         given: Any,  # what the network is told of every image: a room id, a caption, or None
         rooms: Sequence[str],  # by class id; unless empty, the first one in folder and file name is told instead
         settings: Mapping[str, Any],  # everything else that changes a result; `npy` and `colours` are read
+        meter: TypicalityMeter | None = None,  # marks images that are unlike those of the training
     ) -> None:
         self.predictor = predictor
+        self.meter = meter
         self.device = predictor.device
         self.given = given
         self.rooms = rooms
@@ -76,6 +79,7 @@ class DepthFiles:
         record: dict[str, Any] = {"size": list(metres.shape), "min": least, "median": middle, "max": most}
         if self.rooms and sample.given != _UNKNOWN:
             record["room"] = self.rooms[sample.given]
+        record |= marks(self.meter, sample.image)
         name = picture_name(sample.id)
         files = {f"depth/{name}": png_bytes(depth_millimetres(np.nan_to_num(metres)))}
         if self.options["colours"]:

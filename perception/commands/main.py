@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from perception import __version__
 from perception.allocator import keep_freed_memory
+from perception.commands.common import MINI
 from perception.errors import PromptTooLongError, UserError, printable, told
 
 COMMANDS = {
@@ -77,7 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(
         prog=f"perception {name}",
         description=module.SUMMARY,
-        epilog="examples:\n" + indent(module.EXAMPLES, "  "),
+        epilog=f"examples:\n{indent(module.EXAMPLES, '  ')}\n\n{MINI}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
@@ -121,6 +122,7 @@ def _help() -> str:
         *rows,
         "",
         "`perception COMMAND --help` describes one command. Jobs resume: run the same command again.",
+        MINI,
     ]
     return "\n".join(lines)
 

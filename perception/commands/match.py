@@ -159,12 +159,14 @@ def _run(
     source: list[MatchingExample] | CaptionList,
 ) -> int:
     job = job_options(args)
+    from perception.commands.results import unlike_lines
     from perception.engine.runner import run_job
 
     build = partial(_job, args, captions)
     summary = run_job(items, build, job, request_of(args))
     if os.environ.get("RANK", "0") == "0":
-        print("\n".join([*_report(job.out, items, source), summary.render()]))
+        warned = unlike_lines(job.out, {item.id for item in items}, args.backbone, "--backbone")
+        print("\n".join([*_report(job.out, items, source), *warned, summary.render()]))
     return summary.exit_code
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from perception.backbones import DiffusionBackbone
+from perception.backbones.typicality import TypicalityMeter
 from perception.classification.matching import ImageCaptionMatcher
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.transforms import ClassifierTransform
@@ -50,6 +51,7 @@ class Sample(NamedTuple):
 
     id: str  # of the item
     pixels: torch.Tensor  # [3, H, W] in [0, 1]
+    measured: torch.Tensor | None = None  # [3, S, S] as TypicalityMeter sees it
 
 
 class CaptionMatching:
@@ -69,6 +71,7 @@ class CaptionMatching:
         self.size = image_size(backbone, o.size)
         self.transform = ClassifierTransform(self.size, o.interpolation)
         self.noise = self._noise(backbone, options)
+        self.meter = TypicalityMeter.of(backbone)
         self.options = _settings(options, self.size)
         self.revisions = backbone.revisions
         text = json.dumps([backbone.fingerprint, self.options], sort_keys=True)
@@ -78,7 +81,8 @@ class CaptionMatching:
         """Read and transform one file; UserError when it is no usable image."""
         if item.path is None:
             raise UserError(f"{item.id} has no image file; match takes images")
-        return Sample(item.id, self.transform(read_image(item.path)))
+        image = read_image(item.path)
+        return Sample(item.id, self.transform(image), self.meter.pixels(image) if self.meter else None)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Errors of prepared images, one image at a time: a result does not depend on its neighbours."""
@@ -107,6 +111,7 @@ class CaptionMatching:
             "errors": own,  # mean error per caption, in the order of the captions
             "unconditional": means[-1] if self.normalise else None,
             "evaluations": errors.numel(),
+            **({} if self.meter is None or sample.measured is None else self.meter(sample.measured).record()),
         }
 
     def _noise(self, backbone: DiffusionBackbone, options: MatchOptions) -> NoiseSource:

@@ -11,11 +11,14 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perception.commands.common import a_path, local_device
 from perception.commands.extract import size_pair
 from perception.errors import UserError
+
+if TYPE_CHECKING:
+    from perception.backbones.typicality import TypicalityMeter
 
 SHIPPED = Path(__file__).parents[1] / "heads"
 TASKS = ("semantic", "referring", "depth")
@@ -127,6 +130,16 @@ def place(args: argparse.Namespace) -> Any:
     from perception.backbones.loading import pick_device
 
     return pick_device(args.device or local_device())
+
+
+def meter(artifact: Artifact, encoder: Any) -> TypicalityMeter | None:
+    """What tells how typical images are of those that a shipped model was trained on: they are its backbone's own.
+
+    Nobody knows what other models were trained on: a head on `mini` may have learned from photographs.
+    """
+    from perception.backbones.typicality import TypicalityMeter
+
+    return TypicalityMeter.of(getattr(encoder, "backbone", None)) if artifact.folder.parent == SHIPPED else None
 
 
 def load_semantic(artifact: Artifact, backbone: str | None) -> Any:

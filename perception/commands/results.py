@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -23,8 +23,12 @@ from perception.engine.plan import CostPlan, measure, plan, remaining
 from perception.engine.runner import run_job
 from perception.errors import UserError, printable
 
+if TYPE_CHECKING:
+    from perception.backbones.typicality import TypicalityMeter
+
 MOST_LINES = 20  # images listed one by one
 _LINE_BYTES = 600  # of a manifest line
+_LEAST_UNLIKE, _SHARE_UNLIKE = 2, 0.1  # unlike images that are worth a line: at least so many, more than this share
 
 
 class Picture(NamedTuple):
@@ -79,6 +83,7 @@ def run_files(
     options: JobOptions,
     line: Callable[[Mapping[str, Any]], str],  # what to print of a manifest record, behind its id
     shape: Any,  # of what `line` reads
+    model: str,  # its name
     request: Request | None = None,  # as `run_job` takes it
 ) -> int:
     """Run the job, print results and counts once; returns its exit status.
@@ -89,8 +94,9 @@ def run_files(
     _check_places(items)
     summary = run_job(items, build, options, request)
     if os.environ.get("RANK", "0") == "0":
-        told = [(record["id"], line(record)) for record in finished(options.out, {item.id for item in items}, shape)]
-        print("\n".join([*listing(told), summary.render()]))
+        ids = {item.id for item in items}
+        told = [(record["id"], line(record)) for record in finished(options.out, ids, shape)]
+        print("\n".join([*listing(told), *unlike_lines(options.out, ids, model, "--model"), summary.render()]))
     return summary.exit_code
 
 
@@ -157,3 +163,25 @@ def listing(told: Sequence[tuple[str, str]]) -> list[str]:
     width = max((len(name) for name, _ in told[:MOST_LINES]), default=0)
     lines = [f"{name:<{width}}  {text}" for name, text in told[:MOST_LINES]]
     return [*lines, *([f"... and {len(told) - MOST_LINES} more"] if len(told) > MOST_LINES else [])]
+
+
+def marks(meter: TypicalityMeter | None, image: Image.Image) -> dict[str, Any]:
+    """`typicality` and `unlike` of a manifest line; nothing for a model that does not know its own pictures."""
+    return {} if meter is None else meter(meter.pixels(image)).record()
+
+
+def unlike_lines(
+    out: Path,
+    ids: Container[str],  # of the job's items
+    model: str,  # its name
+    option: str,  # of the command, that names another one
+) -> list[str]:
+    """The line, from the manifest, so that a resumed job says the same; none where few pictures are unlike."""
+    seen = [mark for record in finished(out, ids, {"unlike?": bool}) if (mark := record.get("unlike")) is not None]
+    unlike = seen.count(True)
+    if unlike < _LEAST_UNLIKE or unlike <= _SHARE_UNLIKE * len(seen):
+        return []
+    return [
+        f"{unlike} of {len(seen)} images ({100 * unlike / len(seen):.0f} %) are unlike anything that {model} has seen, "
+        f'and its answers about them mean little ("unlike" in the manifest); name a model of such images with {option}.'
+    ]

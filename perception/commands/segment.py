@@ -15,6 +15,7 @@ from perception.commands.models import (
     found_model,
     load_network,
     load_semantic,
+    meter,
     place,
     read_artifact,
     revisions_of,
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         print(plan_files(build(), items, args.out).render())
         return 0
     line, shape = (referring_line, REFERRING_RECORD) if args.text else (semantic_line, SEMANTIC_RECORD)
-    return run_files(items, build, job_options(args), line, shape, request_of(args, model=artifact.config))
+    request = request_of(args, model=artifact.config)
+    return run_files(items, build, job_options(args), line, shape, artifact.folder.name, request)
 
 
 def _check_task(artifact: Artifact, texts: list[str]) -> None:
@@ -111,7 +113,7 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
     if args.maps:
         check_maps(vpd, ClassNames)  # before the job begins
     predictor = SemanticPredictor(network, args.size, device, vpd)
-    job = SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact))
+    job = SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact), meter(artifact, vpd))
     job.revisions = revisions_of(artifact, network)
     return job
 
@@ -127,7 +129,7 @@ def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
     predictor = ReferringPredictor(network, args.size, place(args))
     if args.maps:
         check_maps(predictor.vpd, Sentences)  # before the job begins
-    job = ReferringFiles(predictor, args.text, _settings(args, artifact))
+    job = ReferringFiles(predictor, args.text, _settings(args, artifact), meter(artifact, predictor.vpd))
     job.revisions = revisions_of(artifact, network)
     return job
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from perception.commands.results import Picture, fingerprint, picture_name, read_picture
+from perception.backbones.typicality import TypicalityMeter
+from perception.commands.results import Picture, fingerprint, marks, picture_name, read_picture
 from perception.data.documents import conforms
 from perception.data.overlay import overlay_labels
 from perception.data.pictures import distinct_colour, overlay_heat, png_bytes
@@ -37,8 +38,10 @@ class SemanticFiles:
         palette: Sequence[Sequence[int]],  # RGB by class id
         classes: Sequence[str],  # to measure and draw; empty: all
         settings: Mapping[str, Any],  # everything else that changes a result; `maps` and `overlay` are read
+        meter: TypicalityMeter | None = None,  # marks images that are unlike those of the training
     ) -> None:
         self.predictor = predictor
+        self.meter = meter
         self.device = predictor.device
         self.palette = palette
         self.names = list(classes) or predictor.classes
@@ -70,7 +73,8 @@ class SemanticFiles:
             files[f"overlays/{name}"] = png_bytes(overlay_labels(pixels, labels, self.palette))
         if self.options["maps"]:
             files |= self._maps(picture)
-        return Outcome({"size": list(result.labels.shape), "areas": areas}, files)
+        record = {"size": list(result.labels.shape), "areas": areas, **marks(self.meter, picture.image)}
+        return Outcome(record, files)
 
     def _maps(self, picture: Picture) -> dict[str, bytes]:
         pixels, maps = np.asarray(picture.image), self.predictor.maps(picture.image)
@@ -92,9 +96,11 @@ class ReferringFiles:
         predictor: ReferringPredictor,
         texts: Sequence[str],  # the same for every image
         settings: Mapping[str, Any],  # everything else that changes a result; `maps` and `overlay` are read
+        meter: TypicalityMeter | None = None,  # marks images that are unlike those of the training
     ) -> None:
         predictor.check(texts)
         self.predictor = predictor
+        self.meter = meter
         self.device = predictor.device
         self.texts = list(texts)
         self.names = [f"{number}-{slug(text)}" for number, text in enumerate(texts)]
@@ -124,11 +130,12 @@ class ReferringFiles:
                 labels = np.where(result.mask, 0, _NO_LABEL)
                 files[f"overlays/{name}"] = png_bytes(overlay_labels(pixels, labels, [distinct_colour(number)]))
             score = None if result.score is None else round(result.score, 4)
-            record = {"text": result.text, "area": round(result.area, 6), "score": score, "mask": f"masks/{name}"}
-            found.append(record)
+            entry = {"text": result.text, "area": round(result.area, 6), "score": score, "mask": f"masks/{name}"}
+            found.append(entry)
         if self.options["maps"]:
             files |= self._maps(picture)
-        return Outcome({"size": list(pixels.shape[:2]), "found": found}, files)
+        record = {"size": list(pixels.shape[:2]), "found": found, **marks(self.meter, picture.image)}
+        return Outcome(record, files)
 
     def _maps(self, picture: Picture) -> dict[str, bytes]:
         files, pixels = {}, np.asarray(picture.image)

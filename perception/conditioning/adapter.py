@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 
@@ -29,4 +30,5 @@ class TextAdapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Text tokens [..., D] -> corrected tokens [..., D]."""
+        check_tensors(tokens=tokens)
         return tokens + self.gamma * self.fc(tokens)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from perception.checks import check_picture
 from perception.data.picture_files import DAMAGED, MOST_PIXELS, PICTURE_FORMATS, open_picture
 from perception.errors import UserError
 
@@ -72,6 +73,7 @@ def image_tensor(
     Raises:
         UserError: the image is so elongated that it would be scaled to more than 179 million pixels.
     """
+    check_picture(image)
     if size is not None:
         image = _resized(image, (size, size) if isinstance(size, int) else size, fit, _INTERPOLATION[interpolation])
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # [H, W, 3]

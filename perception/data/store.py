@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from perception.checks import check_tensors
 from perception.data.documents import read_shaped
 from perception.data.files import write_atomic
 from perception.data.shards import SUFFIX, DamagedShardError, Index, ShardReader, read_index, write_shard
@@ -167,6 +168,7 @@ class TensorStore:
         return store_stat(self.root)
 
     def _converted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        check_tensors(**{name: tensor})
         tensor = tensor.detach()
         if self.dtype is None or not tensor.is_floating_point():
             return tensor.cpu().contiguous().clone()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perception.checks import check_tensor_lists
 from perception.errors import UserError
 
 _DECONV = {2: (0, 0), 3: (1, 1), 4: (1, 0)}  # kernel -> padding, output padding, so that stride 2 doubles the size
@@ -91,6 +92,7 @@ class DepthHead(nn.Module):
 
     def fuse(self, features: Sequence[Tensor]) -> Tensor:
         """The fused map [B, fusion_channels, h, w] at stride 4s."""
+        check_tensor_lists(features=features)
         finest, fine, middle, coarse = features
         upsampled = F.interpolate(coarse, middle.shape[-2:], mode="nearest")
         return self.fusion(torch.cat([self.fine(finest), self.middle(fine), middle, upsampled], dim=1))

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.metrics.depth import check_same_size
 
 
@@ -25,6 +26,7 @@ def silog_loss(
     Raises:
         UserError: prediction and target differ in size.
     """
+    check_tensors(prediction=prediction, target=target)
     check_same_size(prediction, target)
     valid = (target > 0).flatten(1)
     truth, guess = torch.where(valid, target.flatten(1).float(), 1.0), prediction.flatten(1).float()

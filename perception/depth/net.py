@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.backbones import DiffusionBackbone
+from perception.checks import check_tensors
 from perception.conditioning import NYU_ROOMS, build_conditioning
 from perception.conditioning.building import ConditioningKind
 from perception.depth.head import DepthHead
@@ -111,6 +112,7 @@ class DepthNet(TaskNetwork):
             given: what the conditioning takes, one entry per image: class ids (-1 = unknown; None: all unknown),
                 captions, or nothing.
         """
+        check_tensors(images=images)
         padded = self.pad(images)
         return self.decode(self.with_side(padded, self.encoder(padded, given)), (images.shape[-2], images.shape[-1]))
 

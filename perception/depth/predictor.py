@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from perception.checks import check_picture
 from perception.data.images import MIN_SIDE, image_tensor
 from perception.depth.net import DepthNet
 from perception.depth.windows import averaged_depth
@@ -54,6 +55,7 @@ class DepthPredictor:
         Without a `size` the shorter side is that of its training, and the aspect ratio stays: networks are trained on
         crops, and metres depend on how large a thing appears. A network for any size sees the image as it is.
         """
+        check_picture(image)
         if self.size is not None or self.network.image_size is None:
             return self.size or (image.height, image.width)
         scale = min(self.network.image_size) / min(image.size)
@@ -67,7 +69,8 @@ class DepthPredictor:
             image: any mode, any size.
             given: what the network is told of this image: a room id, a caption, or nothing.
         """
-        pixels = image_tensor(image.convert("RGB"), self.seen_size(image), fit="squash", interpolation="bilinear")[None]
+        size = self.seen_size(image)
+        pixels = image_tensor(image.convert("RGB"), size, fit="squash", interpolation="bilinear")[None]
         told = None if given is None else [given]
         depth = averaged_depth(self.network, pixels.to(self.device), told, windows=self.windows, flip=self.flip)
         if depth.shape[-2:] != (image.height, image.width):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 DepthFunction = Callable[[Tensor, "Sequence[Any] | None"], Tensor]
@@ -43,6 +44,7 @@ def shift_window_flip(
     This is VPD's test on 480 x 640 pixels (two windows, each mirrored, one batch per image). Columns that the regular
     windows leave out, where the reference divides 0 by 0, come from one more window at the end.
     """
+    check_tensors(images=images)
     side, length = sorted(images.shape[-2:])
     axis = images.dim() - 1 if images.shape[-1] == length else images.dim() - 2
     regular, filling = window_starts(length, side, count)

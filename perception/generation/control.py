@@ -14,6 +14,7 @@ from perception.backbones import Condition, DiffusionBackbone, Prediction, shari
 from perception.backbones.compiled import filled_up
 from perception.backbones.tables import BatchRows
 from perception.backbones.unet_family import UNetDenoiser, with_residuals
+from perception.checks import check_tensor_lists
 from perception.errors import UserError
 
 ControlledRows = Literal["both", "conditional", "guess"]
@@ -68,6 +69,7 @@ class ControlledDenoiser:
 
         They depend neither on the timestep nor on the text. Raises UserError for another number of channels.
         """
+        check_tensor_lists(images=images)
         if tuple(image.shape[1] for image in images) != self.channels:
             found = ", ".join(str(image.shape[1]) for image in images)
             expected = ", ".join(map(str, self.channels))

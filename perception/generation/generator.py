@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from perception.backbones import DiffusionBackbone, load_backbone
 from perception.backbones.hub import revision_of
+from perception.checks import check_kind
 from perception.data.images import image_tensor
 from perception.errors import UserError
 from perception.generation.components import mask_on_latents
@@ -100,6 +101,8 @@ class SceneGenerator:
         generators: Sequence[torch.Generator] | None = None,  # None: one per (seed, sample id)
     ) -> list[GeneratedScene]:
         """One image per scene, all passes batched."""
+        for number, scene in enumerate(scenes):
+            check_kind(Scene, "a SceneComposer makes one of a label map", **{f"scenes[{number}]": scene})
         if generators is None:
             generators = [noise_stream(scene.seed, scene.sample_id) for scene in scenes]
         prompts = [self.options.negative_prompt] * len(scenes) + [scene.prompt.text for scene in scenes]

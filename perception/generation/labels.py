@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from perception.checks import check_arrays
 from perception.data.segmentation_folder import exact_ids
 from perception.data.world.vocabulary import CLASSES, PALETTE
 from perception.errors import UserError
@@ -81,6 +82,7 @@ def check_label_map(labels: np.ndarray, classes: int, name: str = "the label map
     Raises:
         UserError: it has another shape, is empty, or holds other values.
     """
+    check_arrays(labels=labels)
     if labels.ndim != 2 or 0 in labels.shape:
         raise UserError(
             f"{name} has the shape {list(labels.shape)} and type {labels.dtype}; expected uint8 [height, width], "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 
@@ -37,6 +38,7 @@ class ClassLoss:
         Raises:
             UserError: shapes differ, or an id is out of range.
         """
+        check_tensors(loss=loss, target=target)
         if loss.shape != target.shape:
             raise UserError(f"losses of shape {tuple(loss.shape)} do not fit a label map of {tuple(target.shape)}")
         kept = target != ignore_index

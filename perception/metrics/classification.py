@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 from perception.metrics.confusion import ConfusionMatrix
 
@@ -49,6 +50,7 @@ class ClassificationMetrics:
         Raises:
             UserError: shapes that do not fit, fewer than k entries per image, or an id out of range.
         """
+        check_tensors(ranked=ranked, target=target)
         if ranked.ndim != 2 or target.shape != ranked.shape[:1] or ranked.shape[1] < min(k, num_classes):
             raise UserError(
                 f"ranked classes of shape {tuple(ranked.shape)} and true classes of shape {tuple(target.shape)} do not "

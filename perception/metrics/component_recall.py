@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from perception.checks import check_arrays
 from perception.errors import UserError
 
 AREAS = (64, 256, 1024, 4096)  # pixels, bounds of the buckets; 64: one latent cell of the SD family
@@ -51,6 +52,7 @@ class ComponentRecall:
         share: float = 0.5,  # of a component's pixels that must be predicted as its class, at least
     ) -> ComponentRecall:
         """One image. Raises UserError when the shapes differ."""
+        check_arrays(labels=labels, prediction=prediction)
         if labels.shape != prediction.shape or labels.ndim != 2:
             raise UserError(
                 f"the prediction has shape {prediction.shape} but the label map {labels.shape};"

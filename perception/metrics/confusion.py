@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 
@@ -37,6 +38,7 @@ class ConfusionMatrix:
         Raises:
             UserError: shapes differ, or an id is out of range.
         """
+        check_tensors(prediction=prediction, target=target)
         if prediction.shape != target.shape:
             raise UserError(
                 f"the prediction has shape {tuple(prediction.shape)} but the label map {tuple(target.shape)};"

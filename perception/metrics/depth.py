@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 NAMES = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
@@ -89,6 +90,7 @@ def valid_pixels(target: Tensor, min_depth: float = 1e-3, max_depth: float = 10.
 
 def check_same_size(prediction: Tensor, target: Tensor) -> None:
     """Raise UserError unless predicted and true depth maps have one shape."""
+    check_tensors(prediction=prediction, target=target)
     if prediction.shape != target.shape:
         raise UserError(
             f"the predicted depth has shape {tuple(prediction.shape)} but the target {tuple(target.shape)};"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 KINDS = ("text", "image", "group")
@@ -33,6 +34,7 @@ class PairScores:
         Raises:
             UserError: scores that are no table of at least two entries, or not all finite.
         """
+        check_tensors(scores=scores)
         if scores.ndim != 2 or scores.numel() < 2 or not scores.isfinite().all():
             raise UserError(
                 f"the scores of an example have shape {tuple(scores.shape)}; expected finite numbers "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception.checks import check_tensors
 from perception.errors import UserError
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -36,6 +37,7 @@ class ReferringMetrics:
         Raises:
             UserError: shapes differ, or a mask holds other values.
         """
+        check_tensors(prediction=prediction, target=target)
         guess, truth = _mask("prediction", prediction), _mask("target", target)
         if guess.shape != truth.shape:
             raise UserError(

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from perception.checks import check_picture
 from perception.conditioning import ClassNames, Sentences
 from perception.data.images import image_tensor, nearest_size
 from perception.errors import UserError
@@ -177,6 +178,7 @@ def network_input(image: Image.Image, size: Size | None, shorter_side: int | Non
         size: height and width to which it is distorted instead.
         shorter_side: without a `size`, what the image is scaled to first, in pixels; None: it is not scaled.
     """
+    check_picture(image)
     scale = shorter_side / min(image.size) if shorter_side else 1
     height, width = size or nearest_size(round(image.height * scale), round(image.width * scale))
     return image_tensor(image.convert("RGB"), (height, width), fit="squash", interpolation="bilinear")[None]

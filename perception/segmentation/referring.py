@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.backbones import DiffusionBackbone
+from perception.checks import check_tensors
 from perception.conditioning import Sentences
 from perception.errors import UserError
 from perception.segmentation.controls import TimmTextEncoder
@@ -88,6 +89,7 @@ class ReferringNet(TaskNetwork):
         Raises:
             UserError: other sizes, an empty sentence, or one of more than `length` tokens unless `truncate`.
         """
+        check_tensors(images=images)
         return self.decode(self.encoder(images, sentences), (images.shape[-2], images.shape[-1]))
 
     def decode(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -111,6 +113,7 @@ class ReferringNet(TaskNetwork):
         Raises:
             UserError: no sentence, or what `forward` raises of one.
         """
+        check_tensors(latent=latent)
         if not len(sentences):
             raise UserError("there is no sentence to look for; pass at least one, such as ['the man in red']")
         vpd, latent = self.vpd, latent.reshape(-1, *latent.shape[-3:])

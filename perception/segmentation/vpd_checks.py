@@ -9,6 +9,7 @@ from torch import Tensor
 
 from perception.backbones import DiffusionBackbone
 from perception.backbones.encoder_maps import check_encoder_strides
+from perception.checks import check_tensors
 from perception.conditioning import Conditioning
 from perception.errors import UserError
 
@@ -84,6 +85,7 @@ def check_sides(value: Tensor, multiple: int, what: str, unit: str) -> None:
         multiple: in cells of `value`.
         what, unit: for the message, "images" and "pixels".
     """
+    check_tensors(**{what: value})
     height, width = value.shape[-2:] if value.dim() == 4 else (0, 0)
     if height % multiple or width % multiple:
         near = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones.cached import StoredLatents, StoredRows
+from perception.checks import check_tensors
 from perception.data.images import content_hash
 from perception.data.store import TensorStore, feature_key
 from perception.errors import UserError
@@ -38,6 +39,7 @@ class StoredVPD:
         hashes: Sequence[str] | None = None,  # names of the images' content; default: content_hash of 8-bit values
     ) -> tuple[Tensor, ...]:
         """Maps as `VPD.forward`, on the device of the network."""
+        check_tensors(images=images)
         if hashes is None:
             hashes = [content_hash(row) for row in (images * 255).round().to(torch.uint8)]
         if len(hashes) != len(images):
