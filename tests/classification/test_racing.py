@@ -263,3 +263,11 @@ def test_pairs_that_a_block_would_cut_are_refused(rule):
         rule(20, 1, first=16, block=6, group=2)
     with pytest.raises(UserError, match="which 2,16,5 cannot hold; give multiples of 2"):
         rule(20, 2, first=16, block=5, group=2)
+
+
+@pytest.mark.parametrize("samples", [5, 50, 500])
+def test_the_mixture_bound_is_the_equation_of_the_paper(samples):
+    rho_squared = (-2 * math.log(0.02) + math.log(1 - 2 * math.log(0.02))) / 50  # tightest at 50 samples, alpha = 0.01
+    v = samples * rho_squared
+    expected = (2 * (v + 1) / v * math.log1p((v + 1) ** 0.5 / 0.02)) ** 0.5
+    assert mixture_bound(0.01, samples, 50) == pytest.approx(expected)
