@@ -172,6 +172,7 @@ def test_prompt_errors_travel_between_processes():
 
 LISTENING = """
 import os, sys
+from contextlib import suppress
 from pathlib import Path
 import psutil
 from perception.engine import Item, JobOptions, Outcome, run_job
@@ -184,7 +185,8 @@ class Looking:
         driver = psutil.Process(int(os.environ["DRIVER"]))
         heard = []
         for process in (driver, *driver.children(recursive=True)):
-            heard += [c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"]
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                heard += [c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"]
         return [Outcome({"heard": sorted(set(heard)), "sockets": len(heard)}) for _ in batch]
 
 os.environ["DRIVER"] = str(os.getpid())
