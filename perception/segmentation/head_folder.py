@@ -46,7 +46,7 @@ class HeadFolder(PyTorchModelHubMixin):
         """Called by `from_pretrained` of the mixin with the arguments of the constructor."""
         file = Path(model_id) / "model.safetensors"
         if found := damage(file):
-            raise UserError(f"the weights in {model_id} cannot be used: {found}; copy the folder again")
+            raise UserError(f"the weights in {model_id} do not fit its config.json: {found}; copy the folder again")
         with (
             foreign_errors(
                 lambda reason: UserError(
