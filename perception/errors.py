@@ -47,10 +47,11 @@ def told(error: UserError) -> str:
 
 
 @contextmanager
-def foreign_errors(explain: Callable[[str], UserError]) -> Iterator[None]:
+def foreign_errors(explain: Callable[[str], UserError], longest: int = 200) -> Iterator[None]:
     """Inside, whatever a library raises about the user's file that it builds from becomes one UserError.
 
-    `explain` makes it of the reason, one line. Constructors raise anything, the tokenizers library a bare Exception.
+    `explain` makes it of the reason, one line of at most `longest` characters. Constructors raise anything, the
+    tokenizers library a bare Exception.
     """
     try:
         yield
@@ -59,7 +60,7 @@ def foreign_errors(explain: Callable[[str], UserError]) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # a full GPU is no fault of a file
             raise
-        raise explain(one_line(error)) from error
+        raise explain(one_line(error, longest)) from error
 
 
 def one_line(error: BaseException, longest: int = 200) -> str:

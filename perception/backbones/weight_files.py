@@ -39,16 +39,17 @@ def content_of(files: Iterable[Path]) -> Content:
 
 
 @contextmanager
-def parameters_of(content: Content | None) -> Iterator[None]:
+def parameters_of(content: Content | None, spare: Content = Content(256, 2**20)) -> Iterator[None]:
     """Inside, modules get no more parameters than weight files of this content fill; None: any number of them.
 
-    Twice as many are allowed, for weights that are tied or not saved. A context inside another one counts alone.
+    Twice as many and `spare` are allowed, for weights that are tied, or made and not kept. A context inside another one
+    counts alone.
 
     Raises:
         ValueError: at the first parameter too many, before memory is touched for it.
     """
     mine, left = object(), Content(0, 0) if content is None else content
-    tensors, numbers = 2 * left.tensors + 256, 2 * left.numbers + 2**20
+    tensors, numbers = 2 * left.tensors + spare.tensors, 2 * left.numbers + spare.numbers
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal tensors, numbers

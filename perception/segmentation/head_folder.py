@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 from huggingface_hub import PyTorchModelHubMixin
 
 from perception.backbones.hub import download_head, is_hub_id
-from perception.backbones.weight_files import content_of, damage, parameters_of
+from perception.backbones.weight_files import Content, content_of, damage, parameters_of
 from perception.data.documents import DocumentError, read_document
 from perception.errors import UserError, foreign_errors
 
+_ALL_KEYS = 10_000  # characters of what load_state_dict says, which lists every key
+_SPARE = Content(10_000, 2**28)  # timm makes whole encoders, of which side networks keep the first stages
 Head = TypeVar("Head", bound="HeadFolder")
 
 
@@ -22,8 +24,8 @@ class HeadFolder(PyTorchModelHubMixin):
 
     @classmethod
     @abstractmethod
-    def check_config(cls, config: Mapping[str, Any], where: str) -> None:
-        """Raise UserError unless config.json (`where`) holds arguments of the constructor, of an allowed kind."""
+    def check_config(cls, config: Mapping[str, Any], folder: str | Path) -> None:
+        """Raise UserError unless the config.json in `folder` holds arguments of the constructor, of allowed kinds."""
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -36,7 +38,7 @@ class HeadFolder(PyTorchModelHubMixin):
         """
         name = pretrained_model_name_or_path
         folder = download_head(str(name)) if is_hub_id(name) else Path(name).expanduser()
-        cls.check_config(read_config(folder), f"{folder}/config.json")
+        cls.check_config(read_config(folder), folder)
         return super().from_pretrained(folder, **options)
 
     @classmethod
@@ -44,14 +46,15 @@ class HeadFolder(PyTorchModelHubMixin):
         """Called by `from_pretrained` of the mixin with the arguments of the constructor."""
         file = Path(model_id) / "model.safetensors"
         if found := damage(file):
-            raise UserError(f"the weights in {model_id} cannot be used: {found}; copy the folder again")
+            raise UserError(f"the weights in {model_id} do not fit its config.json: {found}; copy the folder again")
         with (
             foreign_errors(
                 lambda reason: UserError(
                     f"the weights in {model_id} do not fit its config.json: {reason}; copy the folder again"
-                )
+                ),
+                _ALL_KEYS,
             ),
-            parameters_of(content_of([file])),
+            parameters_of(content_of([file]), _SPARE),
         ):
             return super()._from_pretrained(model_id=model_id, **{**arguments, "strict": True})
 

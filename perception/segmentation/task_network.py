@@ -114,12 +114,13 @@ class TaskNetwork(nn.Module, HeadFolder):
         return ModelCard(_CARD.format(**names))
 
     @classmethod
-    def check_config(cls, config: Mapping[str, Any], where: str) -> None:
+    def check_config(cls, config: Mapping[str, Any], folder: str | Path) -> None:
         """Raise UserError unless config.json is of this task and holds plain arguments of the constructor alone."""
+        where = f"{folder}/config.json"
         if config.get("task") != cls.task:
             found = str(config.get("task") or "semantic segmentation, or of no network of this toolkit")[:80]
             raise UserError(
-                f"{where} describes a model for {found}, not for {cls.task}; name a folder of a {cls.task} network"
+                f"{folder} is a model for {found}, not for {cls.task}; name a folder of a {cls.task} network"
             )
         if unknown := sorted(set(config) - set(cls._hub_mixin_init_parameters)):
             raise UserError(

@@ -84,7 +84,6 @@ SEMANTIC: dict[str, tuple[Change, str]] = {
     "infinite": (lambda m, mark: m["decode_head"].update(channels=float("inf")), "a number without bounds"),
     "huge": (lambda m, mark: m["decode_head"].update(channels=10**12), "a number without bounds"),
     "large": (lambda m, mark: m["decode_head"].update(channels=2**20), "it asks for far more weights than the"),
-    "many layers": (lambda m, mark: m["neck"].update(num_outs=2**20), "do not fit its config.json"),
     "kind": (lambda m, mark: m["decode_head"].update(in_index="x"), "do not fit its config.json"),
     "no backbone": (lambda m, mark: m.pop("backbone"), "describes no segmentor with a backbone"),
 }
@@ -95,7 +94,7 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an object": ("depth", {"backbone": {"type": "a"}}, "an object at backbone"),
     "a number": ("referring", {"hidden": 10**9}, "a number without bounds at hidden"),
     "a large one": ("referring", {"hidden": 2**20}, "it asks for far more weights than the"),
-    "kind": ("depth", {"map_strides": "x"}, "do not fit its config.json"),
+    "kind": ("depth", {"num_filters": 5}, "do not fit its config.json"),
 }
 
 

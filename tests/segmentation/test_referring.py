@@ -119,7 +119,7 @@ def test_a_folder_of_another_task_is_refused(folder):
     with pytest.raises(UserError, match="is a model for semantic segmentation, or of no network"):
         ReferringNet.from_pretrained(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"has no config.json; name the folder of a trained referring network"):
+    with pytest.raises(UserError, match=r"has no config.json; name the folder of a trained network"):
         ReferringNet.from_pretrained(folder)
 
 

@@ -113,9 +113,9 @@ class SegmentationModel(nn.Module, HeadFolder):
         return ModelCard(_CARD.format(**names))
 
     @classmethod
-    def check_config(cls, config: Mapping[str, Any], where: str) -> None:
+    def check_config(cls, config: Mapping[str, Any], folder: str | Path) -> None:
         """Raise UserError unless config.json holds arguments of this class, and a model that may be built."""
-        check_semantic(config, where)
+        check_semantic(config, f"{folder}/config.json")
 
 
 def export_model(
@@ -182,7 +182,7 @@ def read_artifact(folder: Path) -> dict[str, Any]:
     network = _NETWORKS.get(str(config.get("task")))
     if network is None and ("task" in config or not config.keys() >= {"model", "classes", "palette"}):
         raise UserError(f"{folder}/config.json describes no trained head; name WORK_DIR/model or a .pth file")
-    (network or SegmentationModel).check_config(config, f"{folder}/config.json")
+    (network or SegmentationModel).check_config(config, folder)
     return config
 
 
