@@ -16,8 +16,9 @@ from perception.backbones.spec import sample_noise
 from perception.data.images import image_tensor
 from perception.errors import UserError
 
-UNLIKE = 0.005  # a picture is unlike the backbone's own where a smaller share of them is as strange
+UNLIKE = 0.01  # a picture is unlike the backbone's own where a smaller share of them is as strange
 TIMESTEPS = (50, 200, 400)  # of the fit: from fine detail to what is left of a picture under much noise
+_GREY = 0.01  # most colour of a grey picture
 _LEAST = 100  # pictures of a fit
 _FLAT = 1e-4  # least standard deviation of a latent channel that is told apart
 
@@ -56,8 +57,15 @@ class TypicalityMeter:
 
     def __call__(self, pixels: Tensor) -> Typicality:
         """The typicality of one picture of `pixels`: an encoding, and a denoiser call of one row per timestep."""
+        if self.backbone.vae is None and self.backbone.latent_channels == 1 and _colour(pixels) > _GREY:
+            return Typicality(0.0)  # a model of grey pictures has seen none in colour
         errors, spreads = measured(self.backbone, pixels, self.own.timesteps)
         return Typicality(self.own.share(float(self.own.strangeness(errors[None], spreads[None]))))
+
+
+def _colour(pixels: Tensor) -> float:
+    """Mean over the pixels of the largest less the smallest of R, G and B."""
+    return float((pixels.amax(0) - pixels.amin(0)).mean())
 
 
 @torch.inference_mode()
