@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perception.classification.replay import Recorded
 from perception.data.documents import conforms, parse_json
+from perception.data.inputs import open_regular
 from perception.engine.folder import change, read_settings
 from perception.engine.manifest import DONE, read_manifest, strange_line
 from perception.errors import UserError
@@ -63,11 +64,13 @@ def read_recorded(out: Path) -> tuple[tuple[str, ...], list[Recorded]]:
 
 def _read(path: Path, truth: str | None) -> tuple[tuple[str, ...], Recorded]:
     try:
-        with safe_open(path, "pt") as file:
+        with open_regular(path, "a file of errors"), safe_open(path, "pt") as file:
             told = file.metadata() or {}
             classes, rows = parse_json(told["classes"]), parse_json(told.get("rows", "null"))
             errors, timesteps = file.get_tensor("errors"), file.get_tensor("timesteps")
         names = _checked_names(classes, rows, errors, timesteps, truth)
+    except UserError:
+        raise
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"cannot read the errors in {path} ({error}); classify that image again") from error
     number = {name: c for c, name in enumerate(names)}

@@ -127,7 +127,8 @@ def test_an_interrupted_run_keeps_what_is_decided_and_resumes_to_the_same_answer
 def test_two_runs_write_the_same_bytes(run, folder, tmp_path, batch_size):
     """Errors too, whose files hold their metadata in a fixed order."""
     for name in ("out", "again"):
-        run(folder, "--batch-size", batch_size, "--save-errors", "--error-maps", out=tmp_path / name)
+        maps = ("--error-maps", "--error-map-samples", 2)
+        run(folder, "--batch-size", batch_size, "--save-errors", *maps, out=tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert sum(path.suffix == ".safetensors" for path in files) == 4
     for path in files:
@@ -187,7 +188,7 @@ def test_images_that_race_together_get_the_same_answers(run, folder, tmp_path):
 def test_images_race_together_where_small_calls_waste_time(
     run, folder, monkeypatch, backbone, device, rows, batch_size
 ):
-    def told(items, build, options):
+    def told(items, build, options, request):
         raise UserError(f"by {options.batch_size}s")
 
     monkeypatch.setattr(runner, "run_job", told)

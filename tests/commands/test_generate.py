@@ -533,7 +533,9 @@ def test_a_name_that_is_no_utf8_costs_one_line(generate, maps, tmp_path, capsys)
     """Its id can neither be hashed for the seed nor listed in samples.txt."""
     Image.fromarray(street(3)).save(maps / os.fsdecode(b"c\xff_labelTrainIds.png"))
     assert generate() == 1
-    assert r"c\udcff_labelTrainIds.png is no UTF-8 text; rename the file" in capsys.readouterr().out
+    assert (
+        r"the name 'c\udcff_0' is no UTF-8 text, which lists of samples are; rename the file" in capsys.readouterr().out
+    )
     assert len((tmp_path / "out" / "samples.txt").read_text().splitlines()) == 2
     assert generate("--dry-run") == 0
 

@@ -3,9 +3,10 @@
 import ast
 import json
 import os
-import resource
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -271,15 +272,23 @@ def test_what_is_printed_of_names_moves_no_cursor(photos, capsys):
     assert "\\x1b[2J\\nperception: all is well does not exist" in told
 
 
-def test_a_limit_of_files_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
-    try:
-        status = main(["world", "objects", "--count", "1", "--out", str(tmp_path / "objects")])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    told = capsys.readouterr().err
-    assert status == 2 and told.count("\n") == 1 and "would be larger than files may be here" in told
+def test_a_limit_of_files_is_one_sentence_and_leaves_nothing(tmp_path):
+    """In a process of its own: the limit holds for everything that one writes."""
+    command = [
+        sys.executable,
+        "-m",
+        "perception",
+        "world",
+        "objects",
+        "--count",
+        "1",
+        "--out",
+        str(tmp_path / "objects"),
+    ]
+    limited = ["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", *command]  # KiB
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "would be larger than files may be here" in done.stderr
     assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
 
 

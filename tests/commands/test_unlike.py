@@ -71,7 +71,23 @@ def test_answers_do_not_change_by_it(photos, tmp_path):
     told = []
     for name, backbone in (("marked", "mini"), ("silent", str(silent))):
         out = tmp_path / f"out_{name}"
-        assert main(["classify", str(photos), *CLASSIFY, *QUICK, "--backbone", backbone, "--out", str(out)]) == 0
+        assert (
+            main(
+                [
+                    "classify",
+                    str(photos),
+                    *CLASSIFY,
+                    *QUICK,
+                    "--batch-size",
+                    "1",
+                    "--backbone",
+                    backbone,
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        )
         errors = [path.read_bytes() for path in sorted((out / "errors").iterdir())]
         told.append((manifest(out), errors))
     (marked, errors), (plain, same_errors) = told
