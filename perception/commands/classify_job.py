@@ -237,7 +237,7 @@ class ImageClassifier:
         """The positions of the classes that CLIP lets through, best first, and the similarities of the first few."""
         if clip is None or self.clip is None or self.classifier.screening is None:
             return {}
-        shown = zip(clip.classes[:MOST_SHOWN], clip.similarities, strict=False)
+        shown = zip(clip.classes[:MOST_SHOWN], clip.similarities[:MOST_SHOWN], strict=True)
         return {
             "preselected_by": self.clip.name,
             "preselected": list(clip.classes[: self.classifier.screening.keep]),

@@ -22,7 +22,10 @@ SCRIPT = Path(__file__).parents[1] / "support" / "both_engines.py"
 
 @pytest.fixture(scope="module")
 def engines(tiny_commands, tmp_path_factory) -> Path:
-    """A folder with the outputs of all commands by two ranks and by two Ray workers: torchrun/NAME, ray/NAME."""
+    """A folder with the outputs of all commands by two ranks and by two Ray workers: torchrun-NAME, ray-NAME.
+
+    As deep as those of one process, for outputs that hold relative paths.
+    """
     root = tmp_path_factory.mktemp("engines")
     for engine, names in (("torchrun", COMMANDS), ("ray", ON_RAY)):
         (root / f"{engine}.json").write_text(json.dumps({name: tiny_commands[name] for name in names}))
@@ -41,7 +44,7 @@ def test_a_second_run_writes_the_same_bytes(name, finished_job, tiny_commands, t
 
 @pytest.mark.parametrize(("engine", "name"), CASES)
 def test_two_workers_write_the_bytes_of_one_process(name, engine, finished_job, engines):
-    compare(contents(engines / engine / name), contents(finished_job(name)))
+    compare(contents(engines / f"{engine}-{name}"), contents(finished_job(name)))
 
 
 def compare(found: dict[str, bytes], expected: dict[str, bytes]) -> None:

@@ -1,6 +1,6 @@
 """Runs the commands of FOLDER/ENGINE.json: `both_engines.py FOLDER torchrun|ray`.
 
-OUT is FOLDER/ENGINE/NAME. One process (or rank) runs them all, so that imports and the Ray cluster are paid once.
+OUT is FOLDER/ENGINE-NAME. One process (or rank) runs them all, so that imports and the Ray cluster are paid once.
 """
 
 import json
@@ -15,7 +15,7 @@ def run(folder: Path, engine: str) -> int:
     """The exit status of the first command that fails."""
     workers = ["--ray-workers", "2", "--ray-cpus", "1"] if engine == "ray" else []
     for name, command in json.loads((folder / f"{engine}.json").read_text()).items():
-        out = ["--out", str(folder / engine / name)]
+        out = ["--out", str(folder / f"{engine}-{name}")]
         if status := main([*command, *out, "--engine", engine, *workers]):
             return status
     return 0
