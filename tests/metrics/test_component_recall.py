@@ -41,6 +41,18 @@ def test_corners_connect_and_ignored_pixels_are_no_component():
     assert state.components.tolist()[0] == [0, 1] and state.recalled.tolist()[0] == [0, 1]
 
 
+@pytest.mark.parametrize("bound", [64, 256, 1024, 4096])
+def test_an_area_at_a_bound_is_in_the_larger_bucket(bound):
+    """By default the bounds are 64, 256, 1024 and 4096 pixels."""
+    labels = np.zeros((80, 64), np.uint8)
+    labels.flat[:bound] = 5
+    at = ComponentRecall.of(labels, labels, {"pole": 5}).components[0].tolist()
+    labels.flat[0] = 0
+    below = ComponentRecall.of(labels, labels, {"pole": 5}).components[0].tolist()
+    bucket = [64, 256, 1024, 4096].index(bound)
+    assert (at.index(1), below.index(1)) == (bucket + 1, bucket)
+
+
 def test_another_count_agrees():
     """Flood fill by hand on random maps."""
     random = np.random.default_rng(0)

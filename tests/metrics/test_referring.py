@@ -46,6 +46,9 @@ def test_empty_unions_and_no_sentence():
     nothing = torch.zeros(2, 3, 3)
     metrics = ReferringMetrics.of(nothing, nothing)
     assert (metrics.mean_iou, metrics.overall_iou) == (0.0, 0.0)
+    one = torch.zeros(1, 3, 3)
+    one[0, 1, 1] = 1  # a union of one pixel is no empty one
+    assert ReferringMetrics.of(one, one).overall_iou == 1.0
     assert math.isnan(ReferringMetrics().mean_iou)
     assert ReferringMetrics().report()["oIoU"] is None
 
