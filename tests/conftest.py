@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from perception.backbones import DiffusionBackbone, load_backbone
-from perception.backbones.loading import MINI
+from perception.backbones.shipped import MINI
 
 SHIPPED = ("mini",) if (MINI / "model_index.json").is_file() else ()
 KINDS = ("sd1", "sd2_v_prediction", "sdxl", "tiny_autoencoder", *SHIPPED)

@@ -36,8 +36,8 @@ HEAVY = (
     "pytest",
     "PIL.Image",
 )
-RACE = ("racing", "race", "rounds", "statistics", "table", "schedule")
-RACE_TESTS = ("racing", "rounds", "schedule", "classifier", "replay", "screening")
+RACE = ("racing", "race", "statistics", "table", "schedule")
+RACE_TESTS = ("racing", "race", "schedule", "classifier", "replay", "screening")
 ENGINE_TESTS = ("manifest", "folder", "runner", "worker", "plan", "kill")
 
 

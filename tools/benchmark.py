@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from perception.errors import UserError, exit_status
 
 if TYPE_CHECKING:
-    from perception.backbones import DiffusionBackbone
+    from perception.backbones.backbone import DiffusionBackbone
 
 ROWS = (
     "early_stop",
@@ -100,7 +100,7 @@ def measure(args: argparse.Namespace) -> None:
     """All rows that were asked for."""
     import torch
 
-    from perception.backbones import load_backbone
+    from perception.backbones.loading import load_backbone
     from perception.engine import benchmarks
 
     backbone = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
@@ -138,7 +138,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def show_waterfall(args: argparse.Namespace, backbone: DiffusionBackbone) -> None:
     """Zero-shot classification in ever better ways, on the miniature world or a data set."""
-    from perception.backbones import load_backbone
+    from perception.backbones.loading import load_backbone
     from perception.engine import waterfall
 
     if args.dataset is None:

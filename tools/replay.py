@@ -75,7 +75,8 @@ def shown(share: float) -> str:
 
 def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRule]]:
     """The reference schedule first, then what is compared with it."""
-    from perception.classification import ConfidenceSequence, Exhaustive, FixedSchedule, PairedT, SuccessiveHalving
+    from perception.classification.racing import ConfidenceSequence, PairedT, SuccessiveHalving
+    from perception.classification.schedule import Exhaustive, FixedSchedule
 
     stages = args.stages or (max(1, grid // 10), grid)
     name = f"fixed {','.join(map(str, stages))} keep {','.join(map(str, args.keep))}"

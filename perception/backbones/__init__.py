@@ -1,12 +1,8 @@
 """Frozen diffusion models as perception backbones."""
 
-from perception.backbones.attention import AttentionSpec
-from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition
-from perception.backbones.loading import load_backbone
-from perception.backbones.noise_path import FlowPath, NoisePath, VariancePreservingPath
-from perception.backbones.prediction import Prediction
-from perception.backbones.spec import FeatureSpec, Tap, sample_noise
+from __future__ import annotations
+
+from perception.lazy import lazy_names
 
 __all__ = [
     "AttentionSpec",
@@ -21,3 +17,19 @@ __all__ = [
     "load_backbone",
     "sample_noise",
 ]
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AttentionSpec": "perception.backbones.attention",
+        "Condition": "perception.backbones.conditioning",
+        "DiffusionBackbone": "perception.backbones.backbone",
+        "FeatureSpec": "perception.backbones.spec",
+        "FlowPath": "perception.backbones.noise_path",
+        "NoisePath": "perception.backbones.noise_path",
+        "Prediction": "perception.backbones.prediction",
+        "Tap": "perception.backbones.spec",
+        "VariancePreservingPath": "perception.backbones.noise_path",
+        "load_backbone": "perception.backbones.loading",
+        "sample_noise": "perception.backbones.spec",
+    },
+)

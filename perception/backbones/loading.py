@@ -11,11 +11,13 @@ import transformers
 from perception.backbones.assembling import Parts, assemble
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import build_model, check_skeleton
+from perception.backbones.devices import pick_device
 from perception.backbones.fingerprint import identity
 from perception.backbones.hub import check_revision, download, is_hub_id, revision_of
 from perception.backbones.noise_path import noise_path
 from perception.backbones.own_pictures import read_own_pictures
 from perception.backbones.schedulers import build_scheduler
+from perception.backbones.shipped import SHIPPED
 from perception.backbones.validation import (
     Component,
     check_model_folder,
@@ -25,9 +27,6 @@ from perception.backbones.validation import (
 from perception.backbones.weight_files import parameters_of
 from perception.errors import UserError, foreign_errors
 
-MINI = Path(__file__).parent / "mini"
-MINI_DIT = Path(__file__).parent / "mini-dit"
-SHIPPED = {"mini": MINI, "mini-dit": MINI_DIT}
 _DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -135,23 +134,3 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     if kind is None or kind not in _DTYPES.values():
         raise UserError(f"the dtype {dtype!r} is not supported; expected float32, bfloat16 or float16")
     return kind
-
-
-def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the first of CUDA, MPS and CPU that is available.
-
-    Raises:
-        UserError: it is no device, or not available on this machine.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device is None:
-        return torch.device(next(name for name, there in available.items() if there))
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"{device!r} is not a device; expected cpu, cuda, cuda:0, mps, ...") from None
-    absent = not available.get(place.type, True)
-    if absent or (place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()):
-        there = "device='cpu'" if absent else f"cuda:0 to cuda:{torch.cuda.device_count() - 1}"
-        raise UserError(f"the device {str(device)!r} is not available on this machine; use {there}")
-    return place

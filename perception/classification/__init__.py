@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from perception.lazy import lazy_names
 
-_PUBLIC = {
-    "ClassifierTransform": "transforms",
-    "ConfidenceSequence": "racing",
-    "DiffusionClassifier": "classifier",
-    "Exhaustive": "schedule",
-    "FixedSchedule": "schedule",
-    "PairedT": "racing",
-    "PromptSet": "prompts",
-    "SuccessiveHalving": "racing",
-    "class_prompts": "prompts",
-    "read_prompts": "prompts",
-}
 __all__ = [
     "ClassifierTransform",
     "ConfidenceSequence",
@@ -29,16 +16,18 @@ __all__ = [
     "class_prompts",
     "read_prompts",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that bad prompts are refused before torch is loaded (PEP 562)."""
-    if name not in _PUBLIC:
-        raise AttributeError(
-            f"module 'perception.classification' has no attribute {name!r}; it has {', '.join(__all__)}"
-        )
-    return getattr(import_module(f"perception.classification.{_PUBLIC[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ClassifierTransform": "perception.classification.transforms",
+        "ConfidenceSequence": "perception.classification.racing",
+        "DiffusionClassifier": "perception.classification.classifier",
+        "Exhaustive": "perception.classification.schedule",
+        "FixedSchedule": "perception.classification.schedule",
+        "PairedT": "perception.classification.racing",
+        "PromptSet": "perception.classification.prompts",
+        "SuccessiveHalving": "perception.classification.racing",
+        "class_prompts": "perception.classification.prompts",
+        "read_prompts": "perception.classification.prompts",
+    },
+)

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import Condition, DiffusionBackbone
-from perception.backbones.conditioning import stacked
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition, stacked
 from perception.checks import check_tensors
 from perception.classification.few_shot import ClassTokens
 from perception.classification.learned import Learned

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perception.backbones import Condition, DiffusionBackbone, Prediction, VariancePreservingPath
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
+from perception.backbones.noise_path import VariancePreservingPath
+from perception.backbones.prediction import Prediction
 from perception.errors import UserError
 
 SCORES = ("mse", "l1", "kl", "nll")

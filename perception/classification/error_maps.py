@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.schedule import Exhaustive
 from perception.classification.scoring import LOSSES

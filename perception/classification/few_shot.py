@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.classification.scoring import DenoisingErrors
 from perception.data.documents import conforms, parse_document
 from perception.data.files import write_atomic

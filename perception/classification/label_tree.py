@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.errors import UserError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.schedule import Exhaustive, Sample

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from perception.backbones import sample_noise
+from perception.backbones.spec import sample_noise
 from perception.classification.schedule import Sample
 from perception.data.inputs import UNREADABLE
 from perception.errors import UserError

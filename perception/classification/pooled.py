@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone, FeatureSpec
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.cached import CachedFeatures
+from perception.backbones.spec import FeatureSpec
 from perception.data.store import TensorStore
 
 Features = dict[tuple[str, int], np.ndarray]  # (tap, timestep) -> [images, channels] float32

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from perception.backbones import Condition
+from perception.backbones.conditioning import Condition
 from perception.backbones.devices import sent
 from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource

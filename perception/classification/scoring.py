@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perception.backbones import Condition, DiffusionBackbone, Prediction
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.backbones.devices import sent
+from perception.backbones.prediction import Prediction
 from perception.backbones.tables import RowTables
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.classification.label_tree import LabelTree, class_vectors, label_tree
 from perception.classification.race import ImageRace, RaceSetup, Requests
 from perception.classification.schedule import Block, Exhaustive

@@ -16,7 +16,8 @@ from perception.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from perception.backbones import Condition, DiffusionBackbone
+    from perception.backbones.backbone import DiffusionBackbone
+    from perception.backbones.conditioning import Condition
     from perception.classification.few_shot import ClassTokens
 
 SUMMARY = "learn tokens for your classes from a few labelled images"

@@ -126,12 +126,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classify; 1 when an image failed."""
     comparison = read_comparison(args)
-    options = _options(args, comparison)
     try:
         if args.dry_run:
-            print(_plan(args, comparison.items, options))
+            print(_plan(args, comparison.items, _options(args, comparison)))
             return 0
-        return _run(args, comparison, options)
+        return _run(args, comparison)
     except PromptTooLongError as error:
         raise UserError(f"{error.fact}; shorten the class name or its template") from error
 
@@ -202,7 +201,8 @@ def _together(args: argparse.Namespace) -> int:
 
     One where a large model runs on a CPU: small calls hardly slow it down, and an image is kept as soon as it is done.
     """
-    from perception.backbones.loading import SHIPPED, pick_device
+    from perception.backbones.devices import pick_device
+    from perception.backbones.shipped import SHIPPED
 
     device = args.device or pick_device().type
     return 1 if device == "cpu" and args.backbone not in SHIPPED else int(args.rows)
@@ -215,13 +215,13 @@ def _plan(args: argparse.Namespace, items: list[Item], options: ClassifyOptions)
     return plan_classify(load_backbone_from(args), options, remaining(items, args.out)).render()
 
 
-def _run(args: argparse.Namespace, comparison: Comparison, options: ClassifyOptions) -> int:
+def _run(args: argparse.Namespace, comparison: Comparison) -> int:
     job = job_options(args, batch_size=args.batch_size or _together(args))
     from perception.commands.classify_report import report
     from perception.commands.results import unlike_lines
     from perception.engine.runner import run_job
 
-    build = partial(_classifier, args, options)
+    build = partial(_classifier, args, comparison)
     summary = run_job(comparison.items, build, job, request_of(args))
     if os.environ.get("RANK", "0") == "0":
         told = report(job.out, comparison.items, comparison.prompts, comparison.headline)
@@ -230,7 +230,9 @@ def _run(args: argparse.Namespace, comparison: Comparison, options: ClassifyOpti
     return summary.exit_code
 
 
-def _classifier(args: argparse.Namespace, options: ClassifyOptions) -> ImageClassifier:
+def _classifier(args: argparse.Namespace, comparison: Comparison) -> ImageClassifier:
+    """The predictor; its options come first, so that bad ones are refused before a model is loaded."""
     from perception.commands.classify_job import ImageClassifier
 
+    options = _options(args, comparison)
     return ImageClassifier(load_backbone_from(args), options)

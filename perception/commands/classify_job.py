@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.typicality import TypicalityMeter
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
 from perception.classification.clip_screen import ClipRanking, ClipScreen

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.commands.classify_job import ClassifyOptions, ImageClassifier
 from perception.engine.plan import CostPlan, Measurement, measure, plan
 
@@ -63,7 +63,7 @@ def _measured(job: ImageClassifier, size: tuple[int, int], once: bool) -> tuple[
     rows = sum(len(c.rows) for c in classifier.candidates)
     pixels = torch.zeros(1, 3, *size)
     k = min(rows, classifier.score.rows)
-    samples = max(1, classifier.score.rows // k)  # as many rows as one call has
+    samples = 1 if once else max(1, classifier.score.rows // k)  # as many rows as one call has
     with torch.inference_mode():
         latents = backbone.encode(pixels).expand(samples, -1, -1, -1)
         arguments = torch.zeros_like(latents), torch.zeros(samples, dtype=torch.long), classifier.condition

@@ -11,7 +11,7 @@ from perception.engine.jobs import ENGINES, JobOptions, JobSummary, RayOptions
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.backbones import DiffusionBackbone
+    from perception.backbones.backbone import DiffusionBackbone
 
 MINI = "mini is a miniature model trained on drawn street scenes and objects: for trying things, not for photographs."
 DTYPES = ("float32", "bfloat16", "float16")
@@ -116,7 +116,7 @@ def _ray_options(args: argparse.Namespace) -> RayOptions:
 
 def load_backbone_from(args: argparse.Namespace) -> DiffusionBackbone:
     """The backbone of parsed arguments; under torchrun each rank takes the GPU of its LOCAL_RANK."""
-    from perception.backbones import load_backbone
+    from perception.backbones.loading import load_backbone
 
     backbone = load_backbone(
         args.backbone,

@@ -24,7 +24,8 @@ from perception.commands.common import (
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.backbones import DiffusionBackbone, FeatureSpec
+    from perception.backbones.backbone import DiffusionBackbone
+    from perception.backbones.spec import FeatureSpec
     from perception.data.store import TensorStore
     from perception.engine.extraction import FeatureExtractor
     from perception.engine.items import Item
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list_taps:
         print(tap_table(load_backbone_from(args)))
         return 0
-    from perception.backbones import FeatureSpec
+    from perception.backbones.spec import FeatureSpec
     from perception.engine.items import image_items
     from perception.engine.runner import run_job
 

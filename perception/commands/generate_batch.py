@@ -7,7 +7,8 @@ import os
 
 import torch
 
-from perception.backbones.loading import SHIPPED, pick_device
+from perception.backbones.devices import pick_device
+from perception.backbones.shipped import SHIPPED
 from perception.generation.options import GenerationOptions
 from perception.generation.tiles import overlapping_tiles
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perception.backbones.loading import MINI
+from perception.backbones.shipped import MINI
 from perception.commands.common import comma_list, load_backbone_from
 from perception.commands.generate_job import SceneFiles
 from perception.commands.generate_options import generation_options

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.typicality import TypicalityMeter
 from perception.classification.matching import ImageCaptionMatcher
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise

@@ -127,7 +127,7 @@ def check_classes(names: Sequence[str], artifact: Artifact) -> None:
 
 def place(args: argparse.Namespace) -> Any:
     """The torch device of parsed arguments; under torchrun each rank takes the GPU of its LOCAL_RANK."""
-    from perception.backbones.loading import pick_device
+    from perception.backbones.devices import pick_device
 
     return pick_device(args.device or local_device())
 

@@ -23,7 +23,7 @@ from perception.errors import UserError, told
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from perception.backbones import DiffusionBackbone
+    from perception.backbones.backbone import DiffusionBackbone
     from perception.classification.pooled import Features
     from perception.classification.probe import Cell
     from perception.engine.items import Item

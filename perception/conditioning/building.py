@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.conditioning.base import Conditioning
 from perception.conditioning.table import class_table
 from perception.conditioning.templates import IMAGENET_TEMPLATES

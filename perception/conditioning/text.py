@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.handle import SharedBackbone
 from perception.conditioning.base import Conditioning, text_identity
 from perception.errors import UserError

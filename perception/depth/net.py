@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
 from perception.conditioning import NYU_ROOMS, build_conditioning
 from perception.conditioning.building import ConditioningKind

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception.backbones import DiffusionBackbone, FeatureSpec
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import randomize
-from perception.backbones.spec import sample_noise
+from perception.backbones.spec import FeatureSpec, sample_noise
 from perception.backbones.tables import RowTables
 from perception.conditioning import build_conditioning
 from perception.data.store import TensorStore

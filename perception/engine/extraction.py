@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from perception.backbones import DiffusionBackbone, FeatureSpec
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.cached import CachedFeatures, check_spec
+from perception.backbones.spec import FeatureSpec
 from perception.data.documents import conforms
 from perception.data.images import content_hash, image_tensor, read_image
 from perception.data.store import TensorStore

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from perception.backbones.building import randomize
-from perception.backbones.loading import MINI
+from perception.backbones.shipped import MINI
 from perception.engine.mini.denoiser import noise_schedule
 
 

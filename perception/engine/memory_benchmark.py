@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from perception.allocator import keep_freed_memory
-from perception.backbones import load_backbone
+from perception.backbones.loading import load_backbone
 from perception.engine.benchmarks import Row, inputs
 from perception.engine.plan import timed
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception.backbones import DiffusionBackbone
-from perception.classification import DiffusionClassifier, FixedSchedule, PairedT, PromptSet
-from perception.classification.schedule import StoppingRule
+from perception.backbones.backbone import DiffusionBackbone
+from perception.classification.classifier import DiffusionClassifier
+from perception.classification.prompts import PromptSet
+from perception.classification.racing import PairedT
+from perception.classification.schedule import FixedSchedule, StoppingRule
 from perception.classification.scoring import DenoisingErrors
 from perception.engine.plan import timed
 
@@ -135,7 +137,7 @@ def _plain_path(classifier: DiffusionClassifier, latents: Tensor) -> tuple[Calla
 
 def world_objects(count: int, size: int) -> tuple[Tensor, list[int], PromptSet]:
     """Held-out objects of the miniature world, [count, 3, size, size], their classes, and ten prompts."""
-    from perception.classification import class_prompts
+    from perception.classification.prompts import class_prompts
     from perception.data.world import TEN_OBJECTS, TEST_SEED, render_object
 
     truth = [index % len(TEN_OBJECTS) for index in range(count)]
@@ -151,7 +153,7 @@ def set_pictures(
 
     A class-conditional backbone is told bare class names. Raises UserError as `classification_set`.
     """
-    from perception.classification import class_prompts
+    from perception.classification.prompts import class_prompts
     from perception.classification.sets import classification_set
     from perception.classification.transforms import ClassifierTransform
     from perception.data.images import read_image

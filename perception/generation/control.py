@@ -10,8 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import Condition, DiffusionBackbone, Prediction, sharing
+from perception.backbones import sharing
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.compiled import filled_up
+from perception.backbones.conditioning import Condition
+from perception.backbones.prediction import Prediction
 from perception.backbones.tables import BatchRows
 from perception.backbones.unet_family import UNetDenoiser, with_residuals
 from perception.checks import check_tensor_lists

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perception.backbones import DiffusionBackbone, load_backbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.hub import revision_of
+from perception.backbones.loading import load_backbone
 from perception.checks import check_kind
 from perception.data.images import image_tensor
 from perception.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 
 
 def sample_latents(backbone: DiffusionBackbone, images: Tensor, noise: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception.backbones import NoisePath, VariancePreservingPath
+from perception.backbones.noise_path import NoisePath, VariancePreservingPath
 from perception.errors import UserError
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import build_model, check_skeleton
 from perception.backbones.hub import download, is_hub_id
-from perception.backbones.loading import MINI
+from perception.backbones.shipped import MINI
 from perception.backbones.unet_family import UNetDenoiser
 from perception.backbones.validation import read_component, unusable
 from perception.errors import UserError

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception.backbones import Condition, DiffusionBackbone, NoisePath
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.backbones.handle import SharedBackbone
+from perception.backbones.noise_path import NoisePath
 from perception.backbones.unet_family import UNetDenoiser
 from perception.errors import UserError
 from perception.generation.control import ControlledDenoiser

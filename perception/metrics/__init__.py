@@ -1,12 +1,8 @@
 """Sum-able metric states: add what two processes saw, then read the figures."""
 
-from perception.metrics.class_loss import ClassLoss
-from perception.metrics.classification import ClassificationMetrics
-from perception.metrics.component_recall import ComponentRecall
-from perception.metrics.confusion import ConfusionMatrix
-from perception.metrics.depth import DepthMetrics
-from perception.metrics.matching import PairScores
-from perception.metrics.referring import ReferringMetrics
+from __future__ import annotations
+
+from perception.lazy import lazy_names
 
 __all__ = [
     "ClassLoss",
@@ -17,3 +13,15 @@ __all__ = [
     "PairScores",
     "ReferringMetrics",
 ]
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ClassLoss": "perception.metrics.class_loss",
+        "ClassificationMetrics": "perception.metrics.classification",
+        "ComponentRecall": "perception.metrics.component_recall",
+        "ConfusionMatrix": "perception.metrics.confusion",
+        "DepthMetrics": "perception.metrics.depth",
+        "PairScores": "perception.metrics.matching",
+        "ReferringMetrics": "perception.metrics.referring",
+    },
+)

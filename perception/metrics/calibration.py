@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 from perception.errors import UserError
@@ -52,6 +51,8 @@ def fit_temperature(errors: Tensor, labels: Tensor) -> float:
     Raises:
         UserError: shapes do not fit, or a true class has no finite error.
     """
+    from scipy.optimize import minimize_scalar  # half a second, which reading a table of figures need not wait for
+
     scores, target = _checked(errors, labels)
     finite = scores[scores.isfinite()]
     spread = float((finite - finite.min()).std(correction=0)) or 1.0
@@ -77,6 +78,8 @@ def fit_weights(errors: Tensor, labels: Tensor, penalty: float = 1e-2) -> Tensor
     Raises:
         UserError: shapes do not fit, or errors that are not finite.
     """
+    from scipy.optimize import minimize
+
     if errors.ndim != 3 or not errors.isfinite().all():
         raise UserError(
             f"the errors have shape {tuple(errors.shape)}; expected finite numbers [images, classes, samples]"

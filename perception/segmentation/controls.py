@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.handle import SharedBackbone
 from perception.conditioning import Sentences
 from perception.errors import UserError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
 from perception.conditioning import Sentences
 from perception.errors import UserError

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from huggingface_hub import ModelCard
 from torch import nn
 
-from perception.backbones import DiffusionBackbone, load_backbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.loading import load_backbone
 from perception.errors import UserError
 from perception.segmentation.controls import TimmEncoder
 from perception.segmentation.head_folder import HeadFolder

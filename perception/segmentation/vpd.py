@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception.backbones import Condition, DiffusionBackbone
 from perception.backbones.attention import AttentionSpec, merge_maps
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.backbones.encoder_maps import encode_with_maps, encoder_channels
 from perception.backbones.handle import OwnedBackbone, SharedBackbone
 from perception.backbones.latents import check_latents

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.encoder_maps import check_encoder_strides
 from perception.checks import check_tensors
 from perception.conditioning import Conditioning

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from perception.backbones import AttentionSpec, DiffusionBackbone, Tap
+from perception.backbones.attention import AttentionSpec
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.spec import Tap
 from perception.errors import UserError
 
 _LAYER = re.compile(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import Condition
+from perception.backbones.conditioning import Condition
 from perception.backbones.memory import RowMemory, version_of
 from perception.backbones.tables import RowTables
 from perception.conditioning.base import Digest, text_identity

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.errors import UserError
 
 

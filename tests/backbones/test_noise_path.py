@@ -143,6 +143,14 @@ def test_timesteps_outside_the_schedule(t: int | torch.Tensor) -> None:
         noise_path(DDPMScheduler(**BETAS)).alpha(t)
 
 
+def test_four_bad_timesteps_are_named_and_the_rest_told_of() -> None:
+    path = noise_path(DDPMScheduler(**BETAS))
+    with pytest.raises(UserError, match=r"timestep -1, -2, -3, -4 is outside"):
+        path.alpha(torch.tensor([-1, -2, -3, -4]))
+    with pytest.raises(UserError, match=r"timestep -1, -2, -3, -4, \.\.\. is outside"):
+        path.alpha(torch.tensor([-1, -2, -3, -4, -5]))
+
+
 def test_fractional_timesteps_only_on_a_flow() -> None:
     with pytest.raises(UserError, match="not a whole number"):
         noise_path(DDPMScheduler(**BETAS)).alpha(torch.tensor([0.5]))

@@ -31,6 +31,7 @@ def test_lists_become_tuples_and_json_is_canonical() -> None:
         ({"taps": ("a", "a")}, "an entry stands there twice"),
         ({"timesteps": (1.5,)}, "every entry must be of type int"),
         ({"timesteps": (-1,)}, "timesteps start at 0"),
+        ({"timesteps": (50, -1)}, "timesteps start at 0"),
         ({"timesteps": 50}, "FeatureSpec.timesteps is 50; expected a non-empty list of int"),
         ({"noise": "fresh"}, "FeatureSpec.noise is 'fresh'; expected one of none, shared, per_image"),
         ({"aggregate": "sum"}, "FeatureSpec.aggregate is 'sum'"),
@@ -136,6 +137,14 @@ def test_clean_latent_without_noise(tiny_backbone: DiffusionBackbone) -> None:
     told = tiny_backbone.condition(["a cat"])
     direct = tiny_backbone.capture(tiny_backbone.encode(image), 1, told, ["mid_block"])
     assert torch.equal(found["mid_block"], direct["mid_block"])
+
+
+def test_latents_are_told_from_images_by_their_channels(tiny_backbone: DiffusionBackbone) -> None:
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    latents, spec = tiny_backbone.encode(images), FeatureSpec(("mid_block",))
+    found = [tiny_backbone.features(inputs, spec)["mid_block"] for inputs in (images, latents)]
+    assert torch.equal(*found)
+    assert torch.equal(found[0], tiny_backbone.features(latents=latents, spec=spec)["mid_block"])
 
 
 def test_bad_feature_calls(tiny_backbone: DiffusionBackbone) -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from perception.backbones import load_backbone
-from perception.backbones.loading import MINI, SHIPPED
 from perception.backbones.own_pictures import FILE, read_own_pictures
+from perception.backbones.shipped import MINI, SHIPPED
 from perception.backbones.typicality import TypicalityMeter, fit_own_pictures
 from perception.data.fashion_mnist import CLASSES
 from perception.data.world import DOMAINS, render_object, render_scene

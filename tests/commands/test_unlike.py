@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from perception.backbones.loading import MINI
 from perception.backbones.own_pictures import FILE
+from perception.backbones.shipped import MINI
 from perception.commands.main import COMMANDS, main
 from perception.data.world import TEN_OBJECTS, render_object
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,6 +133,16 @@ def test_it_holds_for_comparisons(command, images, model, tmp_path, built, capsy
     if command[0] == "match":
         (tmp_path / "captions.txt").write_text("a cat\na cow\n")
         assert main(arguments) == 0 and built and "2 done" in capsys.readouterr().out
+
+
+def test_a_finished_classification_is_told_without_diffusers(images, tmp_path):
+    arguments = ["classify", str(images), "--size", "64", "--samples", "1", *FAST, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    code = (
+        "import sys; from perception.commands.main import main; main(sys.argv[1:]); print('diffusers' in sys.modules)"
+    )
+    again = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "0 done, 2 already there" in again.stdout and again.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize("command", ["segment", "depth"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perception.backbones import load_backbone
-from perception.backbones.loading import MINI
+from perception.backbones.shipped import MINI
 from perception.data.world import TEST_SEED, render_scene
 from perception.generation import CITYSCAPES, ControlledDenoiser, load_control, with_denoiser
 from perception.generation.labels import one_hot

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from perception.backbones import load_backbone
+from perception.backbones.loading import load_backbone
 from perception.conditioning import NYU_ROOMS
 from perception.depth.net import DepthNet
 from perception.engine.convert.layouts import size_of

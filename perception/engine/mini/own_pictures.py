@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from perception.backbones import load_backbone
+from perception.backbones.loading import load_backbone
 from perception.backbones.own_pictures import FILE, OwnPictures
 from perception.backbones.typicality import fit_own_pictures
 from perception.data.fashion_mnist import load_fashion_mnist

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from perception.backbones import FeatureSpec
+from perception.backbones.spec import FeatureSpec
 from perception.engine.training.frozen import FrozenFeatures, shared_backbone
 from perception.engine.training.registry import MODELS
 

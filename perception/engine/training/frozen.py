@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone, FeatureSpec, load_backbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.cached import CachedFeatures
+from perception.backbones.loading import load_backbone
+from perception.backbones.spec import FeatureSpec
 from perception.backbones.taps import check_taps
 from perception.data.images import content_hash
 from perception.data.store import TensorStore

@@ -20,8 +20,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.cached import StoredLatents
+from perception.backbones.conditioning import Condition
 from perception.backbones.handle import SharedBackbone
 from perception.engine.training.frozen import image_hashes, shared_backbone
 from perception.engine.training.vpd_features import open_store

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import Tensor
 
-from perception.backbones import DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
 from perception.data.files import write_atomic
 from perception.data.overlay import colour_labels
 from perception.data.pictures import png_bytes

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import Condition, DiffusionBackbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.conditioning import Condition
 from perception.backbones.handle import SharedBackbone
 from perception.engine.training.classes import class_names
 from perception.engine.training.generator_model import GeneratorModel, Posterior, Samples, Timesteps

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from perception.backbones import DiffusionBackbone, load_backbone
+from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.loading import load_backbone
 from perception.conditioning import build_conditioning
 from perception.conditioning.building import ConditioningKind
 from perception.data.store import TensorStore

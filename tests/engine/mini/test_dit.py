@@ -11,7 +11,7 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file
 
-from perception.backbones.loading import MINI_DIT
+from perception.backbones.shipped import MINI_DIT
 from perception.data.fashion_mnist import CLASSES
 from perception.engine.mini.dit import (
     NULL_CLASS,

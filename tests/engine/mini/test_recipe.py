@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from perception.backbones import load_backbone
-from perception.backbones.loading import MINI
+from perception.backbones.shipped import MINI
 from perception.engine.mini.recipe import MiniRecipe
 from perception.engine.mini.text import MAX_TOKENS, train_tokenizer
 from perception.engine.mini.training import AveragedWeights, learning_rate
