@@ -39,9 +39,9 @@ USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (2: bad input, 130: interrupted, 141: nobody reads)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _print_any_name()
-    keep_freed_memory()
     try:
+        _print_any_name()
+        keep_freed_memory()
         status = _dispatch(arguments)
         sys.stdout.flush()
         return status

@@ -61,6 +61,8 @@ class Job:
                 os.environ.update({name: str(value) for name, value in ranks.items()})
             engine = ["--engine", "torchrun" if self.workers > 1 else "local"]
             status = main([*self.command, "--out", str(out), *engine])
+        except KeyboardInterrupt:  # it came before the command began, or after it was through
+            status = 130
         finally:
             os._exit(status)
 
