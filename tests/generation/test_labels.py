@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from perception.errors import UserError
+from perception.generation import sampling
 from perception.generation.components import large_components, mask_on_latents, small_components
 from perception.generation.crops import below, centre_box, class_box, cut, random_box, reference_below
 from perception.generation.domains import own_templates, templates_of
@@ -22,7 +23,13 @@ from perception.generation.labels import (
     one_hot,
 )
 from perception.generation.prompts import PromptBuilder
-from perception.generation.sampling import LabelCounts, RareClassSampler, class_probabilities
+from perception.generation.sampling import (
+    LabelCounts,
+    RareClassSampler,
+    class_probabilities,
+    read_statistics,
+    statistics_rows,
+)
 
 
 def test_one_hot_leaves_its_input_alone(street: np.ndarray) -> None:
@@ -184,3 +191,37 @@ def test_a_map_qualifies_for_a_class_with_more_pixels_than_the_least_number():
     with pytest.raises(UserError, match="no label map has more than 101 pixels of any class"):
         RareClassSampler(statistics, 1.0, min_pixels=101)
     assert len(RareClassSampler(statistics, 1.0, min_pixels=98).select(3, np.random.default_rng(0))) == 3
+
+
+def test_probabilities_of_few_pixels_are_exact():
+    classes, probabilities = class_probabilities([LabelCounts("a", {2: 1, 4: 2}), LabelCounts("b", {4: 1})], 1.0)
+    assert classes == (2, 4)
+    np.testing.assert_allclose(probabilities, np.exp([0.75, 0.25]) / np.exp([0.75, 0.25]).sum(), rtol=1e-6)
+
+
+def test_statistics_are_read_as_they_were_written():
+    assert read_statistics(statistics_rows(_statistics())) == _statistics()
+
+
+class _Rigged:
+    """Draws files by a list, and says how many draws there were."""
+
+    def __init__(self, files: list[int]) -> None:
+        self.files, self.draws = files, 0
+
+    def choice(self, count: int, p: object = None) -> int:
+        if p is not None:
+            return 0
+        self.draws += 1
+        return self.files[min(self.draws, len(self.files)) - 1]
+
+
+def test_draws_without_a_new_file_end(monkeypatch):
+    monkeypatch.setattr(sampling, "_IDLE_DRAWS", 3)
+    sampler = RareClassSampler([LabelCounts(name, {0: 10}) for name in "abc"], 1.0, min_pixels=1)
+    late = _Rigged([0, 0, 0, 0, 1, 1, 1, 1, 2])  # three idle draws before each new file
+    assert [file for file, _ in sampler.select(3, late)] == ["a", "b", "c"] and late.draws == 9
+    stuck = _Rigged([0])
+    with pytest.raises(UserError, match="only 1 can be drawn"):
+        sampler.select(2, stuck)
+    assert stuck.draws == 5, "a new file, and four draws without one"
