@@ -6,6 +6,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from damage import damaged
 from safetensors.torch import save_file
 
 from perception.classification.noise import SeededNoise, SharedNoise, read_noise
@@ -85,9 +86,7 @@ def test_a_damaged_noise_file_is_one_sentence(tmp_path):
     for path in sorted(tmp_path.iterdir()):
         whole = path.read_bytes()
         for _ in range(60):
-            content, place = bytearray(whole), draw.randrange(300)
-            content[place : place + draw.randrange(3)] = draw.randbytes(draw.randrange(1, 4))
-            path.write_bytes(content)
+            path.write_bytes(damaged(whole, draw, 300))
             with suppress(UserError):
                 read_noise(path)
     huge = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import damaged
 
 from perception.engine.convert.reading import read_checkpoint
 from perception.errors import UserError
@@ -94,9 +95,7 @@ def test_a_damaged_checkpoint_is_one_sentence(file):
     path = file({"state_dict": WEIGHTS, "meta": {"CLASSES": ["a"]}}, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
     for _ in range(150):
-        content, place = bytearray(whole), draw.randrange(500)
-        content[place : place + draw.randrange(3)] = draw.randbytes(draw.randrange(1, 4))
-        path.write_bytes(content)
+        path.write_bytes(damaged(whole, draw, 500))
         with suppress(UserError):
             read_checkpoint(path)
 
