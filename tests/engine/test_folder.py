@@ -103,3 +103,10 @@ def test_a_difference_is_told_in_a_few_words(tmp_path):
         check_fingerprint(tmp_path, "def", {"size": 64, "prompt": "a" * 5000})
     deep = json.loads("[" * 900 + "]" * 900)
     assert len(change("x", {"x": deep}, {})) < 300
+
+
+def test_settings_are_the_same_bytes_in_any_order_of_options(tmp_path):
+    for name, options in (("a", {"seed": 0, "loss": "l2"}), ("b", {"loss": "l2", "seed": 0})):
+        (tmp_path / name).mkdir()
+        check_fingerprint(tmp_path / name, "f", options)
+    assert (tmp_path / "a" / "job.json").read_bytes() == (tmp_path / "b" / "job.json").read_bytes()

@@ -61,3 +61,5 @@ def test_the_reference_drops_the_rest() -> None:
 def test_wrong_grids() -> None:
     with pytest.raises(UserError, match="a stride of at most the window"):
         overlapping_tiles(16, 16, 8, 9)
+    with pytest.raises(UserError, match="every 9 cells on 16 x 24 cells"):
+        overlapping_tiles(16, 24, 8, 9)

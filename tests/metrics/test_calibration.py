@@ -78,6 +78,12 @@ def test_bins_equal_scikit_learn(drawn):
     assert sum(parts, Calibration.empty(10)).ece == pytest.approx(state.ece)
 
 
+def test_there_are_fifteen_bins_unless_told():
+    state = Calibration.of(torch.tensor([0.01, 0.999]), torch.tensor([False, True]))
+    assert [len(part) for part in (state.images, state.confidence, state.correct)] == [15, 15, 15]
+    assert (state + Calibration.empty()).images.tolist() == [1, *[0] * 13, 1]
+
+
 def test_the_reliability_diagram_is_a_png(drawn):
     content = calibration(drawn[0], 300.0, drawn[1]).picture("toy")
     assert min(Image.open(io.BytesIO(content)).size) > 300
