@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -46,7 +48,7 @@ class TorchrunGroup:
 
         self._owned = not dist.is_initialized()
         if self._owned:
-            dist.init_process_group("gloo", timeout=_PATIENCE)
+            _interruptible(lambda: dist.init_process_group("gloo", timeout=_PATIENCE))
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
 
@@ -64,6 +66,24 @@ class TorchrunGroup:
 
         if self._owned:
             dist.destroy_process_group()
+
+
+def _interruptible(call: Callable[[], object]) -> None:
+    """Run `call`, which waits for other processes outside of Python, so that Ctrl-C ends the waiting."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if failures:
+        raise failures[0]
 
 
 def open_group(engine: str) -> Group:
