@@ -6,11 +6,15 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from textwrap import indent
+from types import FrameType
 from typing import NoReturn
 
 from perception import __version__
@@ -39,27 +43,63 @@ USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (2: bad input, 130: interrupted, 141: nobody reads)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        _print_any_name()
-        keep_freed_memory()
-        status = _dispatch(arguments)
-        sys.stdout.flush()
-        return status
-    except PromptTooLongError as error:
+    with _counting_interrupts() as interrupts:
+        try:
+            return _run(arguments)
+        except KeyboardInterrupt:
+            return _interrupted(arguments)
+        except Exception as error:
+            if interrupts:  # extension modules may turn KeyboardInterrupt into an error of their own
+                return _interrupted(arguments)
+            return _explain(error)
+
+
+def _run(arguments: list[str]) -> int:
+    _print_any_name()
+    keep_freed_memory()
+    status = _dispatch(arguments)
+    sys.stdout.flush()
+    return status
+
+
+def _explain(error: Exception) -> int:
+    """Print the sentence of an error that the user can mend; any other one is raised again."""
+    if isinstance(error, PromptTooLongError):
         return _complain(printable(f"{error.fact}; shorten it."), USAGE_ERROR)
-    except UserError as error:
+    if isinstance(error, UserError):
         return _complain(told(error), USAGE_ERROR)
-    except KeyboardInterrupt:
-        again = "start over" if arguments and arguments[0] in ANEW else "resume"
-        return _complain(f"interrupted; run the same command again to {again}.", INTERRUPTED)
-    except BrokenPipeError:  # `perception ... | head`; Python's flush at exit must not fail again
+    if isinstance(error, BrokenPipeError):  # `perception ... | head`; Python's flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except OSError as error:
-        sentence = _of_system(error)
-        if sentence is None:
-            raise
-        return _complain(printable(sentence), USAGE_ERROR)
+    sentence = _of_system(error) if isinstance(error, OSError) else None
+    if sentence is None:
+        raise error
+    return _complain(printable(sentence), USAGE_ERROR)
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    again = "start over" if arguments and arguments[0] in ANEW else "resume"
+    return _complain(f"interrupted; run the same command again to {again}.", INTERRUPTED)
+
+
+@contextmanager
+def _counting_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is noted in the list."""
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    handler = signal.getsignal(signal.SIGINT)
+    own = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if own:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        if own:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _dispatch(arguments: list[str]) -> int:

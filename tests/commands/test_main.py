@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,20 @@ def test_errors_are_one_sentence_on_stderr(monkeypatch, capsys):
     assert "No space left (/full/x): free space and run the same command again" in capsys.readouterr().err
     with pytest.raises(OSError, match="Input/output"):
         run_with(monkeypatch, OSError(errno.EIO, "Input/output error"))
+
+
+@pytest.mark.parametrize("error", [UserError("its weights do not fit"), RuntimeError("could not determine the shape")])
+def test_an_interrupt_that_a_library_turns_into_another_error(error, monkeypatch, capsys):
+    def swallowing(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr("perception.commands.store.run", swallowing)
+    assert main(["store", "folder", "stat"]) == 130
+    assert capsys.readouterr().err == "perception: interrupted; run the same command again to resume.\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_names_that_are_no_utf8_are_printed():
