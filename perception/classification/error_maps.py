@@ -73,11 +73,6 @@ class ErrorMaps(nn.Module):
         return torch.cat(parts)
 
 
-def difference_map(maps: Tensor, candidate: int, other: int) -> Tensor:
-    """maps[other] - maps[candidate], [h, w]: positive where the image speaks for `candidate`."""
-    return maps[other] - maps[candidate]
-
-
 def overlay_map(
     image: np.ndarray,  # uint8 [H, W, 3], RGB
     difference: Tensor,  # [h, w], any scale

@@ -30,17 +30,8 @@ def components(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def large_components(labels: np.ndarray, area: float) -> np.ndarray:
     """bool [H, W]: pixels of components of more than `area` pixels."""
-    return _select(labels, area, large=True)
-
-
-def small_components(labels: np.ndarray, area: float) -> np.ndarray:
-    """bool [H, W]: pixels of components of at most `area` pixels."""
-    return _select(labels, area, large=False)
-
-
-def _select(labels: np.ndarray, area: float, *, large: bool) -> np.ndarray:
     numbers, areas = components(labels)
-    chosen = (areas > area) == large
+    chosen = areas > area
     chosen[0] = False  # ignored pixels
     return chosen[numbers]
 

@@ -18,11 +18,6 @@ def below(rng: np.random.Generator) -> Below:
     return lambda count: int(rng.integers(0, count))
 
 
-def reference_below(rng: np.random.Generator) -> Below:
-    """As the reference draws a pixel: its upper bound is one too low, so the last pixel is never taken."""
-    return lambda count: int(rng.integers(0, count - 1))
-
-
 def class_box(
     labels: np.ndarray,  # class ids [H, W]
     label: int,  # the class to centre on

@@ -120,22 +120,10 @@ def one_hot(labels: np.ndarray | Tensor, classes: int) -> Tensor:
     return F.one_hot(ids, classes + 1).movedim(-1, -3).float().contiguous()
 
 
-def reference_saved_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    """What the reference writes to disk: 255 replaced by the number of classes. For parity only."""
-    return np.where(labels == IGNORE, classes, labels).astype(np.uint8)
-
-
 def class_counts(labels: np.ndarray, classes: int) -> dict[int, int]:
     """Class id -> pixels, for the classes that are there, in order of their ids; 255 is left out."""
     counts = np.bincount(labels.reshape(-1), minlength=classes)[:classes]
     return {int(c): int(counts[c]) for c in np.flatnonzero(counts)}
-
-
-def label_statistics(labels: np.ndarray, names: Sequence[str], others: str = "others") -> dict[str, int]:
-    """Class name -> pixels for every class, and `others` for what is ignored (id 255, or the ignore channel's)."""
-    counts = np.bincount(labels.reshape(-1), minlength=256)
-    rows = {name: int(counts[i]) for i, name in enumerate(names)}
-    return rows | {others: int(counts[len(names)] + counts[IGNORE])}
 
 
 def colour_picture(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
@@ -143,12 +131,3 @@ def colour_picture(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.n
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return table[labels]
-
-
-def labels_of_colours(picture: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """RGB uint8 [H, W, 3] -> label map [H, W]; colours that are not in the palette become 255."""
-    code = picture.astype(np.int64) @ np.array([65536, 256, 1])
-    labels = np.full(picture.shape[:2], IGNORE, np.uint8)
-    for index, (red, green, blue) in enumerate(palette):
-        labels[code == (red << 16) + (green << 8) + blue] = index
-    return labels

@@ -82,12 +82,6 @@ def grid_shift(window: int, step: int) -> tuple[int, int]:
     return int(step * _R2[0] % 1 * window), int(step * _R2[1] % 1 * window)
 
 
-def reference_views(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """The reference's tile list (left, top, right, bottom)."""
-    tiles = overlapping_tiles(height, width, window, stride, "drop")
-    return [(t.window.left, t.window.top, t.window.right, t.window.bottom) for t in tiles]
-
-
 def _starts(side: int, part: int, stride: int, border: Border) -> list[int]:
     starts = list(range(0, side - part + 1, stride))
     if border == "clamp" and starts[-1] != side - part:

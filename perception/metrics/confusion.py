@@ -85,11 +85,6 @@ class ConfusionMatrix:
         return self.hits / self.predictions
 
     @property
-    def dice(self) -> Tensor:
-        """Dice coefficient = F1, 2 TP / (2 TP + FP + FN), float64 [K]."""
-        return 2 * self.hits / (self.targets + self.predictions)
-
-    @property
     def mean_iou(self) -> float:
         """mIoU: mean of `iou` over the classes that occur in the labels or in the prediction."""
         return float(self.iou.nanmean())
@@ -103,12 +98,6 @@ class ConfusionMatrix:
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that are right."""
         return float(self.hits.sum() / self.targets.sum())
-
-    @property
-    def frequency_weighted_iou(self) -> float:
-        """Mean of `iou` weighted by the share of each class in the labels."""
-        present = self.targets > 0
-        return float((self.iou * self.targets)[present].sum() / self.targets.sum())
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
         """JSON-ready figures in percent: mIoU, mAcc, aAcc, IoU and Acc by class name (None where undefined)."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from perception.classification.classifier import DiffusionClassifier
-from perception.classification.error_maps import ErrorMaps, difference_map, overlay_map, overlay_png
+from perception.classification.error_maps import ErrorMaps, overlay_map, overlay_png
 from perception.classification.prompts import class_prompts
 from perception.classification.schedule import Exhaustive
 from perception.errors import UserError
@@ -43,7 +43,7 @@ def test_the_picture_is_red_where_the_candidate_is_better():
     maps = torch.zeros(2, 4, 4)
     maps[1, :, 2:] = 1  # the other candidate is worse on the right
     maps[1, :, 0] = -1  # and better at the left edge
-    difference = difference_map(maps, 0, 1)
+    difference = maps[1] - maps[0]
     pixels = np.full((32, 32, 3), 128, np.uint8)
     picture = overlay_map(pixels, difference).astype(int)
     assert picture[16, 30, 0] - picture[16, 30, 2] > 60  # red

@@ -14,27 +14,29 @@ import numpy as np
 import pytest
 import torch
 from dginstyle_goldens import FOLDER, ROOT, cases, documents
+from dginstyle_quirks import (
+    label_statistics,
+    labels_of_colours,
+    reference_below,
+    reference_saved_labels,
+    reference_views,
+    small_components,
+)
 from PIL import Image
 from safetensors.torch import load_file
 
 from perception.backbones import Condition, load_backbone
 from perception.generation import CITYSCAPES, PromptBuilder, SceneGenerator, new_control, preset
-from perception.generation.components import components, large_components, mask_on_latents, small_components
+from perception.generation.components import components, large_components, mask_on_latents
 from perception.generation.control import ControlledDenoiser
 from perception.generation.covering import tiles_of
-from perception.generation.crops import class_box, cut, reference_below
+from perception.generation.crops import class_box, cut
 from perception.generation.fusion import LatentFusion, Told
-from perception.generation.labels import (
-    label_statistics,
-    labels_of_colours,
-    one_hot,
-    reference_saved_labels,
-)
+from perception.generation.labels import one_hot
 from perception.generation.prompts import Prompt, names_in
 from perception.generation.reference import reference_prediction
 from perception.generation.scenes import Scene
 from perception.generation.solvers import Solver
-from perception.generation.tiles import reference_views
 
 FULL = os.environ.get("PERCEPTION_FULL_PARITY") == "1"
 LATENTS, RESIDUALS = 2e-4, 2e-5  # absolute, of the README

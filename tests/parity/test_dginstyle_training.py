@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dginstyle_goldens import FOLDER, ROOT, cases, documents
+from dginstyle_quirks import label_statistics
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -19,7 +20,7 @@ from perception.data.gta import gta_images
 from perception.generation import CITYSCAPES, new_control
 from perception.generation.crops import centre_box, class_box, random_box
 from perception.generation.datasets import control_item
-from perception.generation.labels import Vocabulary, class_counts, label_statistics, one_hot
+from perception.generation.labels import Vocabulary, class_counts, one_hot
 from perception.generation.posterior import sample_latents
 from perception.generation.sampling import LabelCounts, RareClassSampler, class_probabilities, read_statistics
 from perception.generation.training import ControlTraining, SourceTraining
