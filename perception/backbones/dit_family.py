@@ -44,11 +44,6 @@ class DiTDenoiser(TransformerDenoiser):
         """The self-attention."""
         return {"attn1": (block.attn1, "self_attention")}
 
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding, of which every block makes its own, from the sines on."""
-        embeddings = [block.norm1.emb for block in self.module.transformer_blocks]
-        return [[embedding.time_proj, embedding.timestep_embedder] for embedding in embeddings]
-
     def final_modules(self) -> list[nn.Module]:
         """The final projections."""
         return [self.module.proj_out_1, self.module.proj_out_2]

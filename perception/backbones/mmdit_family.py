@@ -95,10 +95,6 @@ class FluxDenoiser(TransformerDenoiser):
         }
         return {**super().tap_modules(), **found}
 
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """The patch embedding."""
-        return [[self.module.x_embedder]]
-
 
 def pack(latents: Tensor) -> Tensor:
     """[B, C, 2h, 2w] -> tokens [B, h*w, 4C] in raster order, channels of a cell slowest."""

@@ -44,16 +44,6 @@ class PixArtDenoiser(TransformerDenoiser):
         """Self-attention, then cross-attention."""
         return {"attn1": (block.attn1, "self_attention"), "attn2": (block.attn2, "cross_attention")}
 
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """The patch embedding, and in the first block the self-attention and the query that meets the text."""
-        first = self.module.transformer_blocks[0]
-        return [[self.module.pos_embed], [first.norm1], [first.attn1], [first.attn2.to_q]]
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding, before sizes are added to it."""
-        embedding = self.module.adaln_single.emb
-        return [[embedding.time_proj, embedding.timestep_embedder]]
-
     def _sizes(self, x_t: Tensor, stride: int) -> dict[str, Tensor | None]:
         """Height and width in pixels [B, 2] and their ratio [B, 1], where the transformer was trained with them."""
         if not self.module.use_additional_conditions:

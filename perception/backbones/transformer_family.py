@@ -73,18 +73,6 @@ class TransformerDenoiser(ABC):
         """Tokens [B, N, C]; joint blocks return (text tokens, image tokens)."""
         return output[-1] if isinstance(output, tuple) else output
 
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """The patch embedding."""
-        return [[self.module.pos_embed]]
-
-    def text_attentions(self) -> list[nn.Module]:
-        """The cross-attentions."""
-        return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding, before pooled text is added to it; the sines before it may be the guidance's, too."""
-        return [[self.module.time_text_embed.timestep_embedder]]
-
     def final_modules(self) -> list[nn.Module]:
         """The final norm and projection."""
         return [self.module.norm_out, self.module.proj_out]
