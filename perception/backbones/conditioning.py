@@ -38,12 +38,12 @@ class Condition:
         return self._map(lambda x: x[sent(rows, x.device)])
 
     def _numbers(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
-        """Rows by their number, int64 on the CPU; it takes as long as there are rows in `index`."""
+        """Rows by their number, int64; it takes as long as there are rows in `index`."""
         if isinstance(index, slice):
             return torch.arange(*index.indices(len(self)))
         if isinstance(index, Tensor) and index.dtype == torch.bool:
-            return index.cpu().nonzero().flatten()
-        return torch.as_tensor(index, dtype=torch.int64, device="cpu").reshape(-1)
+            return index.nonzero().flatten()
+        return torch.as_tensor(index, dtype=torch.int64).reshape(-1)
 
     def repeat_interleave(self, repeats: int) -> Condition:
         """Every row `repeats` times: [r0, r0, ..., r1, r1, ...]."""

@@ -14,8 +14,7 @@ from perception.backbones.spec import TapKind
 class Denoiser(Protocol):
     """The adapter of one denoiser family. DiffusionBackbone knows denoisers through this alone.
 
-    A family (UNet, DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention and the names of its
-    taps.
+    A family (UNet, DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention and the taps.
     """
 
     module: nn.Module  # the diffusers model

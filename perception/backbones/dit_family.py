@@ -14,10 +14,7 @@ from perception.errors import UserError
 
 
 class DiTDenoiser(TransformerDenoiser):
-    """Adapter of `diffusers.DiTTransformer2DModel` (Peebles & Xie 2023).
-
-    The class enters every block through adaLN, so that the patch embedding alone does not depend on it.
-    """
+    """Adapter of `diffusers.DiTTransformer2DModel` (Peebles & Xie 2023): the class enters every block through adaLN."""
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
         """One forward with the labels as they are: nothing is dropped, nothing is guided."""

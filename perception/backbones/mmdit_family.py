@@ -17,10 +17,7 @@ GUIDANCE = 1.0  # told to guidance-distilled Flux: the plain conditional velocit
 
 
 class SD3Denoiser(TransformerDenoiser):
-    """Adapter of `diffusers.SD3Transformer2DModel` (Esser et al. 2024).
-
-    Text tokens meet the image from the first block on: nothing but the patch embedding is text-free.
-    """
+    """Adapter of `diffusers.SD3Transformer2DModel` (Esser et al. 2024): text and image attend jointly."""
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)

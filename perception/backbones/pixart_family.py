@@ -15,8 +15,7 @@ from perception.backbones.transformer_family import TransformerDenoiser
 class PixArtDenoiser(TransformerDenoiser):
     """Adapter of `diffusers.PixArtTransformer2DModel` (Chen et al. 2023).
 
-    Time modulates the blocks (adaLN-single) and text enters through cross-attention alone, so that everything up to
-    the first cross-attention is text-free.
+    Time modulates the blocks (adaLN-single), text enters through cross-attention.
     """
 
     def __init__(self, transformer: nn.Module) -> None:

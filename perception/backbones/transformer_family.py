@@ -20,7 +20,7 @@ Adapter = TypeVar("Adapter", bound="TransformerDenoiser")
 class TransformerDenoiser(ABC):
     """Adapter of a diffusers transformer that works on patches of the latent in raster order.
 
-    The adapters of the families say how the transformer is called, and what of it reads the text.
+    The adapters of the families say how the transformer is called and where it is tapped.
     """
 
     module: Any
