@@ -1,8 +1,8 @@
-"""Measure what the shortcuts save, as ratios of neighbouring runs on this machine.
+"""Measure what the fast paths save, as ratios of neighbouring runs on this machine.
 
 python tools/benchmark.py
 python tools/benchmark.py --backbone stable-diffusion-v1-5/stable-diffusion-v1-5 --size 512 --dtype bfloat16
-python tools/benchmark.py --rows early_stop shared_candidates
+python tools/benchmark.py --rows early_stop sentences
 python tools/benchmark.py --rows waterfall --batch 16 --compile
 python tools/benchmark.py --rows waterfall --backbone mini-dit --size 28 --batch 64 --dataset fashion_mnist --root DIR
 python tools/benchmark.py --rows waterfall --batch 64 --rows-per-call 128 --compile --device cuda
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 ROWS = (
     "early_stop",
     "timesteps",
-    "shared_candidates",
-    "vpd",
     "sentences",
     "training_step",
     "windows",
@@ -51,7 +49,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--size", type=int, default=128, help="image side in pixels (default %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="images per batch (default %(default)s)")
-    parser.add_argument("--candidates", type=int, default=10, help="prompts per image (default %(default)s)")
     parser.add_argument(
         "--scenes", type=int, default=96, help="training scenes of the epochs row (default %(default)s)"
     )
@@ -109,8 +106,6 @@ def measure(args: argparse.Namespace) -> None:
     rows = {
         "early_stop": lambda: benchmarks.early_stop(backbone, args.size, args.batch),
         "timesteps": lambda: benchmarks.timesteps_in_one_call(backbone, args.size, 2),
-        "shared_candidates": lambda: benchmarks.shared_candidates(backbone, args.size, args.candidates),
-        "vpd": lambda: benchmarks.vpd_forward(backbone, args.size, args.batch),
         "sentences": lambda: benchmarks.referring_sentences(backbone, args.size),
         "training_step": lambda: benchmarks.training_step(backbone, args.size, args.batch),
         "windows": lambda: benchmarks.fused_windows(backbone, args.size),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perception.backbones import folding, sharing
 from perception.backbones.attention import AttentionSpec, HeadReduction, merge_maps, select_layers
 from perception.backbones.compiled import CompiledDenoiser
 from perception.backbones.conditioning import Condition, Conditioner
@@ -24,7 +23,6 @@ from perception.backbones.noise_path import NoisePath
 from perception.backbones.own_pictures import OwnPictures
 from perception.backbones.prediction import Prediction
 from perception.backbones.spec import FeatureSpec, Tap
-from perception.backbones.tables import BatchRows, RowTables, Samples
 from perception.backbones.taps import as_map, check_taps, describe_taps, in_order, record
 from perception.checks import check_kind, check_tensors
 from perception.errors import UserError
@@ -72,7 +70,6 @@ class DiffusionBackbone(nn.Module):
         self.revisions: dict[str, str] = {}  # commit of each part ("backbone", "vae") that came from the hub
         self._codec: Codec = PixelCodec(denoiser.latent_channels) if vae is None else LatentCodec(vae)
         self.conditioner = conditioner
-        self._rows = BatchRows()
         self.latent_channels = denoiser.latent_channels
         self.latent_stride = self._codec.stride
         self.training_size = denoiser.training_size  # height and width in latent cells; None: not known
@@ -89,8 +86,8 @@ class DiffusionBackbone(nn.Module):
     def compile_denoiser(self, **options: Any) -> None:
         """Let `denoise` call the denoiser through torch.compile (its options), for long jobs; equal up to rounding.
 
-        Every batch size, filled up to a power of two, is compiled once per process. `capture`, `features` and calls
-        inside `shared_prefix`, `cached_text`, ... run as they are: torch.compile would not see what these change.
+        Every batch size, filled up to a power of two, is compiled once per process. `capture` and `features`, which
+        hang hooks into the denoiser, and calls inside `as_is` and `checkpointed` run it as it is.
         """
         self._compiled = CompiledDenoiser(self._denoiser, **options)
 
@@ -236,8 +233,7 @@ class DiffusionBackbone(nn.Module):
                 lambda: self._call(x_t, t, condition, self._denoiser), chosen, last, heads, detach_maps, read
             )
         size = (x_t.shape[-2], x_t.shape[-1])
-        every = {name: self._rows.every(taken[name], len(x_t)) for name in taps}
-        return {name: as_map(value, self.taps[name], size, self.latent_stride) for name, value in every.items()}
+        return {name: as_map(taken[name], self.taps[name], size, self.latent_stride) for name in taps}
 
     def features(
         self,
@@ -284,69 +280,18 @@ class DiffusionBackbone(nn.Module):
         finally:
             self._compiled = compiled
 
-    @contextmanager
-    def shared_prefix(self, candidates: int | Sequence[int], *, same_pooled: bool = False) -> Iterator[None]:
-        """Inside, batches are [sample 0 x candidates, sample 1 x candidates, ...] and share the text-free prefix.
-
-        `candidates` is a number for all samples, or one for each. x_t and t must be equal within a sample. Results are
-        equal to the plain call; about 5 % of an SD 1.x forward is saved. `same_pooled`: promise that the pooled text,
-        too, is equal within a sample (SDXL).
-        """
-        before, self._rows.samples = self._rows.samples, Samples(candidates)
-        try:
-            chains = self._denoiser.text_free_chains(same_pooled)
-            with self.as_is(), sharing.shared_prefix(chains, self._rows.samples):
-                yield
-        finally:
-            self._rows.samples = before
-
-    @contextmanager
-    def cached_text(self, tables: RowTables | None = None) -> Iterator[None]:
-        """Inside, cross-attention keys and values are computed once per distinct prompt of `condition()`.
-
-        Results are equal to the plain call. Without `tables` of the caller, what is remembered is freed at the end of
-        the context; it nests with `shared_prefix`, which may be entered anew whenever the number of candidates
-        changes.
-        """
-        with self.as_is(), sharing.cached_text(self._denoiser.text_attentions(), self._rows, tables):
-            yield
-
-    def text_bytes(self, condition: Condition) -> int:
-        """What `cached_text` would remember of all rows of a condition."""
-        tokens = condition.hidden.shape[1]
-        return len(condition) * sharing.text_bytes(self._denoiser.text_attentions(), tokens, self.dtype)
-
-    @contextmanager
-    def folded_time(self, tables: RowTables) -> Iterator[None]:
-        """Inside, the time embedding and its projections are computed once per timestep and kept in `tables`.
-
-        Results are equal to the plain call. SDXL's residual blocks also read sizes and pooled text and are left out.
-        """
-        with self.as_is(), folding.folded_time(self._denoiser.time_chains(), self._rows, tables):
-            yield
-
-    @contextmanager
-    def single_token(self) -> Iterator[None]:
-        """Inside, cross-attention to a condition of one token skips queries, keys and softmax.
-
-        Results are equal to the plain call; cross-attention maps cannot be tapped.
-        """
-        with self.as_is(), folding.single_token(self._denoiser.text_attentions()):
-            yield
-
     def idle_modules(self, single_token: bool = False) -> list[nn.Module]:
-        """Modules of the denoiser without influence on any feature; with `single_token`, inside that context."""
+        """Modules of the denoiser without influence on any feature.
+
+        Args:
+            single_token: the text is one token and no attention map is read.
+        """
         return self._denoiser.final_modules() + (self._denoiser.query_modules() if single_token else [])
 
     @contextmanager
-    def checkpointed(self, recompute: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
-        """Inside, the denoiser's blocks keep no activations and run again in the backward pass.
-
-        Args:
-            recompute: makes the context that the second run needs, where the first one is inside a context that
-                changes which operations run.
-        """
-        run = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), recompute()))
+    def checkpointed(self) -> Iterator[None]:
+        """Inside, the denoiser's blocks keep no activations and run again in the backward pass."""
+        run = partial(checkpoint, use_reentrant=False)
         unet: Any = self.unet
         unet.enable_gradient_checkpointing(run)
         try:
@@ -382,10 +327,5 @@ class DiffusionBackbone(nn.Module):
     def _call(
         self, x_t: Tensor, t: int | Tensor, condition: Condition, denoiser: Denoiser | CompiledDenoiser
     ) -> Tensor:
-        steps = self._steps(t, len(x_t))
-        time, told = self._told(steps, condition, len(x_t))
-        self._rows.hold(told.keys, tuple(steps.expand(len(x_t)).tolist()))
-        try:
-            return denoiser(x_t, time, told, self.latent_stride)
-        finally:
-            self._rows.hold(None)
+        time, told = self._told(self._steps(t, len(x_t)), condition, len(x_t))
+        return denoiser(x_t, time, told, self.latent_stride)

@@ -22,17 +22,12 @@ _Key = tuple[str, int, bool, str]  # prompt, tokens, whether it may be cut, dtyp
 
 @dataclass(frozen=True)
 class Condition:
-    """A batch of conditions, one row per prompt.
-
-    `keys` names rows that are a function of a prompt, so that `cached_text()` can recognise them; it is None for
-    anything else (learned tokens, mixed embeddings). Replace `hidden` with `with_hidden`, which drops the keys.
-    """
+    """A batch of conditions, one row per prompt; `with_hidden` replaces the tokens."""
 
     hidden: Tensor  # [N, L, D] text tokens; D = 0 where the denoiser is told a class
     pooled: Tensor | None = None  # [N, P] pooled text (SDXL, SD3, Flux)
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # further row-aligned conditions: SDXL's time_ids,
     # the bool mask [N, L] of the tokens that are there (PixArt), the int64 class_labels [N] (DiT), control residuals
-    keys: tuple[str, ...] | None = None  # N row keys
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -40,16 +35,15 @@ class Condition:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Condition:
         """Rows by number, slice, list or LongTensor; always keeps the row dimension."""
         rows = self._numbers(index)
-        keys = None if self.keys is None else tuple(self.keys[i] for i in rows.tolist())
-        return replace(self._map(lambda x: x[sent(rows, x.device)]), keys=keys)
+        return self._map(lambda x: x[sent(rows, x.device)])
 
     def _numbers(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
-        """Rows by their number, int64 on the CPU; it takes as long as there are rows in `index`."""
+        """Rows by their number, int64; it takes as long as there are rows in `index`."""
         if isinstance(index, slice):
             return torch.arange(*index.indices(len(self)))
         if isinstance(index, Tensor) and index.dtype == torch.bool:
-            return index.cpu().nonzero().flatten()
-        return torch.as_tensor(index, dtype=torch.int64, device="cpu").reshape(-1)
+            return index.nonzero().flatten()
+        return torch.as_tensor(index, dtype=torch.int64).reshape(-1)
 
     def repeat_interleave(self, repeats: int) -> Condition:
         """Every row `repeats` times: [r0, r0, ..., r1, r1, ...]."""
@@ -68,13 +62,12 @@ class Condition:
                 f"the condition has {len(self)} rows for a batch of {rows}; expected 1 or {rows}: "
                 "pass one prompt per image, or a single prompt for all"
             )
-        keys = None if self.keys is None else self.keys * rows
-        return replace(self._map(lambda x: x.expand(rows, *x.shape[1:])), keys=keys)
+        return self._map(lambda x: x.expand(rows, *x.shape[1:]))
 
     def with_hidden(self, hidden: Tensor) -> Condition:
         """The same condition with other tokens [N, L', D] (adapters, learned tokens); all are there if L' is new."""
         kept = {k: v for k, v in self.extra.items() if k != "mask" or v.shape[1] == hidden.shape[1]}
-        return replace(self, hidden=hidden, extra=kept, keys=None)
+        return replace(self, hidden=hidden, extra=kept)
 
     def followed_by(self, tokens: Tensor) -> Condition:
         """The same condition with further tokens [N, M, D] behind its own; all of them are there."""
@@ -98,7 +91,7 @@ class Condition:
             over = torch.any if rows.dtype == torch.bool else torch.mean
             return torch.stack([over(rows[list(group)], dim=0) for group in groups])
 
-        return replace(self._map(mean), keys=None)
+        return self._map(mean)
 
     def zeroed(self, rows: Sequence[bool]) -> Condition:
         """Zeros for tokens and pooled text of the rows that are True."""
@@ -119,7 +112,7 @@ class Condition:
 
 
 def stacked(rows: Sequence[Condition]) -> Condition:
-    """Conditions of equal layout below each other; the keys are dropped."""
+    """Conditions of equal layout below each other."""
     first = rows[0]
     return Condition(
         hidden=torch.cat([row.hidden for row in rows]),
@@ -164,11 +157,11 @@ class Conditioner(ABC):
             rows.update((prompt, encoded[i]) for i, prompt in enumerate(chunk))  # a list index copies the row
         for prompt in names:
             self._remember((prompt, *how), rows[prompt])
-        return replace(stacked([rows[p] for p in prompts]), keys=tuple(f"{length}:{p}" for p in prompts))
+        return stacked([rows[p] for p in prompts])
 
     @abstractmethod
     def encode(self, prompts: list[str], length: int, truncate: bool) -> Condition:
-        """Compute the condition of distinct prompts, one row each, without keys."""
+        """Compute the condition of distinct prompts, one row each."""
 
     @torch.inference_mode(False)  # remembered rows may later be part of a graph
     @torch.no_grad()

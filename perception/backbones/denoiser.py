@@ -14,8 +14,7 @@ from perception.backbones.spec import TapKind
 class Denoiser(Protocol):
     """The adapter of one denoiser family. DiffusionBackbone knows denoisers through this alone.
 
-    A family (UNet, DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention, the names of its taps,
-    and what may be shared among candidate prompts.
+    A family (UNet, DiT, PixArt, SD3, Flux) is one such class: it owns the calling convention and the taps.
     """
 
     module: nn.Module  # the diffusers model
@@ -46,18 +45,6 @@ class Denoiser(Protocol):
 
     def feature_of(self, output: Any) -> Tensor:
         """The image's part of what a block returns: [B, C, h, w], or tokens [B, h*w, C] in raster order."""
-
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """Modules whose outputs do not depend on the text tokens, nor on the pooled text unless `same_pooled`.
-
-        In order, as chains of `sharing.shared_prefix`.
-        """
-
-    def text_attentions(self) -> list[nn.Module]:
-        """Attention modules whose `to_k` and `to_v` read text alone."""
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """Layers whose outputs are a function of the timestep alone: chains of `folding.folded_time`."""
 
     def final_modules(self) -> list[nn.Module]:
         """Modules behind the last tap: they make the prediction and no feature."""

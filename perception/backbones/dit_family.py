@@ -14,10 +14,7 @@ from perception.errors import UserError
 
 
 class DiTDenoiser(TransformerDenoiser):
-    """Adapter of `diffusers.DiTTransformer2DModel` (Peebles & Xie 2023).
-
-    The class enters every block through adaLN, so that the patch embedding alone does not depend on it.
-    """
+    """Adapter of `diffusers.DiTTransformer2DModel` (Peebles & Xie 2023): the class enters every block through adaLN."""
 
     def __call__(self, x_t: Tensor, model_time: Tensor, condition: Condition, stride: int) -> Tensor:
         """One forward with the labels as they are: nothing is dropped, nothing is guided."""
@@ -43,11 +40,6 @@ class DiTDenoiser(TransformerDenoiser):
     def attentions_of(self, block: Any) -> dict[str, tuple[nn.Module, TapKind]]:
         """The self-attention."""
         return {"attn1": (block.attn1, "self_attention")}
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding, of which every block makes its own, from the sines on."""
-        embeddings = [block.norm1.emb for block in self.module.transformer_blocks]
-        return [[embedding.time_proj, embedding.timestep_embedder] for embedding in embeddings]
 
     def final_modules(self) -> list[nn.Module]:
         """The final projections."""

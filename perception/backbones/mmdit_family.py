@@ -17,10 +17,7 @@ GUIDANCE = 1.0  # told to guidance-distilled Flux: the plain conditional velocit
 
 
 class SD3Denoiser(TransformerDenoiser):
-    """Adapter of `diffusers.SD3Transformer2DModel` (Esser et al. 2024).
-
-    Text tokens meet the image from the first block on: nothing but the patch embedding is text-free.
-    """
+    """Adapter of `diffusers.SD3Transformer2DModel` (Esser et al. 2024): text and image attend jointly."""
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
@@ -94,10 +91,6 @@ class FluxDenoiser(TransformerDenoiser):
             f"single_transformer_blocks.{i}": (block, "transformer_block") for i, block in enumerate(single)
         }
         return {**super().tap_modules(), **found}
-
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """The patch embedding."""
-        return [[self.module.x_embedder]]
 
 
 def pack(latents: Tensor) -> Tensor:

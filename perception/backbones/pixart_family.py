@@ -15,8 +15,7 @@ from perception.backbones.transformer_family import TransformerDenoiser
 class PixArtDenoiser(TransformerDenoiser):
     """Adapter of `diffusers.PixArtTransformer2DModel` (Chen et al. 2023).
 
-    Time modulates the blocks (adaLN-single) and text enters through cross-attention alone, so that everything up to
-    the first cross-attention is text-free.
+    Time modulates the blocks (adaLN-single), text enters through cross-attention.
     """
 
     def __init__(self, transformer: nn.Module) -> None:
@@ -43,16 +42,6 @@ class PixArtDenoiser(TransformerDenoiser):
     def attentions_of(self, block: Any) -> dict[str, tuple[nn.Module, TapKind]]:
         """Self-attention, then cross-attention."""
         return {"attn1": (block.attn1, "self_attention"), "attn2": (block.attn2, "cross_attention")}
-
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """The patch embedding, and in the first block the self-attention and the query that meets the text."""
-        first = self.module.transformer_blocks[0]
-        return [[self.module.pos_embed], [first.norm1], [first.attn1], [first.attn2.to_q]]
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding, before sizes are added to it."""
-        embedding = self.module.adaln_single.emb
-        return [[embedding.time_proj, embedding.timestep_embedder]]
 
     def _sizes(self, x_t: Tensor, stride: int) -> dict[str, Tensor | None]:
         """Height and width in pixels [B, 2] and their ratio [B, 1], where the transformer was trained with them."""

@@ -20,7 +20,7 @@ Adapter = TypeVar("Adapter", bound="TransformerDenoiser")
 class TransformerDenoiser(ABC):
     """Adapter of a diffusers transformer that works on patches of the latent in raster order.
 
-    The adapters of the families say how the transformer is called, and what of it reads the text.
+    The adapters of the families say how the transformer is called and where it is tapped.
     """
 
     module: Any
@@ -72,18 +72,6 @@ class TransformerDenoiser(ABC):
     def feature_of(self, output: Any) -> Tensor:
         """Tokens [B, N, C]; joint blocks return (text tokens, image tokens)."""
         return output[-1] if isinstance(output, tuple) else output
-
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """The patch embedding."""
-        return [[self.module.pos_embed]]
-
-    def text_attentions(self) -> list[nn.Module]:
-        """The cross-attentions."""
-        return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding, before pooled text is added to it; the sines before it may be the guidance's, too."""
-        return [[self.module.time_text_embed.timestep_embedder]]
 
     def final_modules(self) -> list[nn.Module]:
         """The final norm and projection."""

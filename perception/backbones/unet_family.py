@@ -95,37 +95,6 @@ class UNetDenoiser:
         """The hidden states, which come before skip connections."""
         return first_part(output)
 
-    def text_free_chains(self, same_pooled: bool) -> list[list[nn.Module]]:
-        """What runs before the first cross-attention reads the text (its query projection included)."""
-        free = [[self.module.time_proj, self.module.time_embedding], [self.module.conv_in]]
-        if self.is_xl and not same_pooled:
-            return free  # pooled text enters the time embedding, hence every residual block
-        for block in self.module.down_blocks:
-            if not getattr(block, "has_cross_attention", False):
-                free.append([block])
-                continue
-            transformer = block.attentions[0]
-            first = transformer.transformer_blocks[0]
-            reshaped = transformer.use_linear_projection  # between norm and projection, to the size of the whole batch
-            entry = [transformer.norm, transformer.proj_in]
-            free += [[block.resnets[0]], *([[module] for module in entry] if reshaped else [entry])]
-            if first.attn1.is_cross_attention:
-                return [*free, [first.norm1, first.attn1.to_q]]
-            return [*free, [first.norm1, first.attn1], [first.norm2, first.attn2.to_q]]
-        return free
-
-    def text_attentions(self) -> list[nn.Module]:
-        """Every cross-attention."""
-        return [module for module, kind in self.tap_modules().values() if kind == "cross_attention"]
-
-    def time_chains(self) -> list[list[nn.Module]]:
-        """The time embedding and, unless pooled text is added to it, its projection in every residual block."""
-        blocks: list[Any] = [
-            m for m, kind in self.tap_modules().values() if kind == "residual_block" and not self.is_xl
-        ]
-        projections = [[block.time_emb_proj] for block in blocks if block.time_emb_proj is not None]
-        return [[self.module.time_proj, self.module.time_embedding], *projections]
-
     def final_modules(self) -> list[nn.Module]:
         """The final norm and convolution."""
         return [module for module in (self.module.conv_norm_out, self.module.conv_out) if module is not None]

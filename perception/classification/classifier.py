@@ -65,7 +65,6 @@ class DiffusionClassifier(nn.Module):
         loss: str = "l2",  # l2, l1 or huber
         pool: Pool = "max",
         rows: int = 32,  # most rows per denoiser call
-        share: bool = True,  # see DenoisingErrors
         learned: Learned | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
         screens: Screens | None = None,  # cheaper rounds before the race, approximate
         tokens: ClassTokens | None = None,  # from labelled images: one set per class, appended to its prompts
@@ -76,7 +75,7 @@ class DiffusionClassifier(nn.Module):
         self.rule = rule
         self.blocks = rule.blocks(backbone.num_train_timesteps)
         self.learned = learned
-        self.score = DenoisingErrors(backbone, loss, rows, share)
+        self.score = DenoisingErrors(backbone, loss, rows)
         self.candidates, self.condition = _candidates(backbone, prompts, pool)
         self.setup = RaceSetup(self.candidates, rule, self.blocks, learned)
         self.screening = None

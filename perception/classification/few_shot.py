@@ -91,7 +91,7 @@ def fit_class_tokens(
         UserError: labels that do not fit, an unknown objective, or a loss that is not finite.
     """
     _check(condition, latents, labels, objective)
-    score = DenoisingErrors(backbone, "l2", rows, share=False, recompute=objective == "contrast")
+    score = DenoisingErrors(backbone, "l2", rows, recompute=objective == "contrast")
     learned = ClassTokens.beside(condition, tokens)
     learned.to(latents.device)
     optimizer = torch.optim.Adam(learned.parameters(), learning_rate)

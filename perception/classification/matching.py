@@ -33,13 +33,12 @@ class ImageCaptionMatcher(nn.Module):
         trials: int = 1,  # noises per timestep
         loss: str = "l2",  # l2, l1 or huber
         rows: int = 32,  # most rows per denoiser call
-        share: bool = True,  # see DenoisingErrors
         truncate: bool = False,  # cut captions that the text encoder cannot take whole, instead of raising
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.truncate = truncate
-        self.score = DenoisingErrors(backbone, loss, rows, share)
+        self.score = DenoisingErrors(backbone, loss, rows)
         (self.samples,) = Exhaustive(samples, trials).blocks(backbone.num_train_timesteps)
 
     @torch.inference_mode()
@@ -60,14 +59,13 @@ class ImageCaptionMatcher(nn.Module):
         condition = self.backbone.condition(captions, truncate=self.truncate)
         candidates, draw = torch.arange(len(captions)), noise or SeededNoise()
         parts = []
-        with self.score.remembered(condition):
-            for start in range(0, len(self.samples), _CHUNK):
-                chunk = self.samples[start : start + _CHUNK]
-                eps, timesteps = self._drawn(chunk, latents, draw)
-                x0 = latents.repeat_interleave(len(chunk), 0)  # [B * n, C, h, w]
-                repeated = eps.repeat(len(latents), 1, 1, 1), timesteps.repeat(len(latents))
-                errors = self.score(x0, *repeated, condition, candidates.expand(len(x0), -1))  # [B * n, C]
-                parts.append(errors.cpu().view(len(latents), len(chunk), -1).transpose(1, 2))
+        for start in range(0, len(self.samples), _CHUNK):
+            chunk = self.samples[start : start + _CHUNK]
+            eps, timesteps = self._drawn(chunk, latents, draw)
+            x0 = latents.repeat_interleave(len(chunk), 0)  # [B * n, C, h, w]
+            repeated = eps.repeat(len(latents), 1, 1, 1), timesteps.repeat(len(latents))
+            errors = self.score(x0, *repeated, condition, candidates.expand(len(x0), -1))  # [B * n, C]
+            parts.append(errors.cpu().view(len(latents), len(chunk), -1).transpose(1, 2))
         return torch.cat(parts, dim=2)
 
     def _drawn(self, samples: Sequence[Sample], latents: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:

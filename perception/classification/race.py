@@ -248,13 +248,12 @@ def _evaluated(
         candidates.append(request.candidates[rows % k])
         drawn += [(request.latent, noise(request.image_id, s, shape), s.timestep) for s in request.block[begin:end]]
     latents, eps, timesteps = zip(*drawn, strict=True)
-    with score.remembered(condition):
-        errors = score.pairs(
-            torch.stack(latents),
-            sent(torch.stack(eps), latents[0].device),
-            torch.tensor(timesteps),
-            condition,
-            torch.cat(samples),
-            torch.cat(candidates),
-        )
+    errors = score.pairs(
+        torch.stack(latents),
+        sent(torch.stack(eps), latents[0].device),
+        torch.tensor(timesteps),
+        condition,
+        torch.cat(samples),
+        torch.cat(candidates),
+    )
     return errors.cpu().split([piece.last - piece.first for piece in pieces])

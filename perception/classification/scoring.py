@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +16,6 @@ from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.conditioning import Condition
 from perception.backbones.devices import sent
 from perception.backbones.prediction import Prediction
-from perception.backbones.tables import RowTables
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError
 
@@ -31,9 +29,6 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 BOUNDS = {"vlb": DECISIONS["VLB"], "l2+vlb": DECISIONS["L2+VLB"]}
 """Scores of networks with a learned variance, such as DiT: the columns of `dit_scores` that are added."""
 
-_CACHE_BYTES = 2 * 10**9  # of text keys and values; SD 1.5 in float32: 260 prompts
-_TIMESTEPS = 1000  # whose embedding is kept; of SD 1.5 in float32: 0.1 GB
-
 
 class DenoisingErrors(nn.Module):
     """e[s, k]: mean over channels and cells of loss(eps - eps_hat(x_t, t, c_k)) for sample s and its k-th candidate.
@@ -41,8 +36,8 @@ class DenoisingErrors(nn.Module):
     x_t = alpha(t) x0 + sigma(t) eps. The target is the noise on variance preserving paths, whatever the checkpoint
     predicts, and the velocity eps - x0 on rectified flows: the error that the training weights evenly. "vlb" takes the
     term of the variational bound in its place, in bits per dimension, and "l2+vlb" adds both (Li et al. 2023, section
-    5.3). The part of the denoiser that does not see the text runs once per sample. Errors are reduced in float32,
-    because candidates often differ by less than 1 % of the error. Differentiable with respect to latents and condition.
+    5.3). Errors are reduced in float32, because candidates often differ by less than 1 % of the error. Differentiable
+    with respect to latents and condition.
     """
 
     def __init__(
@@ -50,8 +45,6 @@ class DenoisingErrors(nn.Module):
         backbone: DiffusionBackbone,
         loss: str = "l2",  # one of LOSSES or BOUNDS
         rows: int = 32,  # most rows (samples x candidates) of one denoiser call: bounds the memory, not the result
-        share: bool = True,  # text-free prefix once per sample, keys/values once per prompt, time embedding once per
-        # timestep; equal results. False where the denoiser is compiled: it runs as it is where something is shared
         recompute: bool = False,  # make a call again for the gradient, keeping no activations: `rows` bounds them
     ) -> None:
         super().__init__()
@@ -64,26 +57,9 @@ class DenoisingErrors(nn.Module):
         self.columns = list(BOUNDS.get(loss, ()))
         self.tables = PosteriorTables.of(backbone) if self.columns else None
         self.rows = rows
-        self.share = share
         self.recompute = recompute
         self.calls = 0  # of the denoiser so far
         self.evaluations = 0  # rows of these calls
-        self._texts = RowTables(alone=True)  # a job that was resumed makes them for other images
-        self._times = RowTables(_TIMESTEPS, alone=True)
-
-    @contextmanager
-    def remembered(self, condition: Condition) -> Iterator[None]:
-        """Inside, if anything is shared, the time embedding is looked up, and so are keys and values of the prompts
-        where they are few enough to hold. All of it is kept for the next time.
-        """
-        with ExitStack() as stack:
-            if self.share:
-                stack.enter_context(self.backbone.folded_time(self._times))
-                size = self.backbone.text_bytes(condition)
-                if size <= _CACHE_BYTES:
-                    self._texts.capacity = _CACHE_BYTES * len(condition) // max(1, size)
-                    stack.enter_context(self.backbone.cached_text(self._texts))
-            yield
 
     def forward(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition, candidates: Tensor
@@ -137,7 +113,7 @@ class DenoisingErrors(nn.Module):
 
         Full ones first where the calls are compiled, which fills each up to a power of two.
         """
-        if self.backbone.is_compiled and not self.share:
+        if self.backbone.is_compiled:
             return [slice(start, min(start + most, total)) for start in range(0, total, most)]
         calls = math.ceil(total / most)
         return [slice(start, end) for start, end in pairwise(total * i // calls for i in range(calls + 1))]
@@ -154,12 +130,7 @@ class DenoisingErrors(nn.Module):
         self.calls += 1
         self.evaluations += len(samples)
         x_t, rows = self.backbone.noise(x0, timesteps, noise), sent(samples, x0.device)
-        inputs = x_t[rows], timesteps[samples], condition[candidates]
-        if self.share and len(samples) > len(x0):
-            with self.backbone.shared_prefix(samples.bincount().tolist()):
-                prediction = self.backbone.denoise(*inputs)
-        else:
-            prediction = self.backbone.denoise(*inputs)
+        prediction = self.backbone.denoise(x_t[rows], timesteps[samples], condition[candidates])
         return self._measured(prediction, x0[rows], noise[rows], timesteps[samples])
 
     def _measured(self, prediction: Prediction, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -153,7 +153,6 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
         seed=args.seed,
         noise=args.noise,
         rows=args.rows,
-        share=args.share and not args.compile,
         save_errors=args.save_errors,
         error_maps=args.error_map_samples if args.error_maps else 0,
         learned=_learned(args),

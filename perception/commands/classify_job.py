@@ -55,7 +55,6 @@ class ClassifyOptions:
     seed: int = 0  # of the noise
     noise: Path | None = None  # noise file shared by all images, instead of the seed
     rows: int = 32  # most rows per denoiser call
-    share: bool = True  # prefix and text keys/values among candidates
     save_errors: bool = False  # write every single error to OUT/errors
     error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
     learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
@@ -105,7 +104,7 @@ class ImageClassifier:
         screens = o.screens if self.clip is None else replace(o.screens or Screens(), ranked=True)
         tokens = None if o.tokens is None else load_class_tokens(o.tokens, o.prompts.names)
         self.classifier = DiffusionClassifier(
-            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.share, o.learned, screens, tokens
+            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.learned, screens, tokens
         )
         self.size = image_size(backbone, o.size)
         crop = o.crop or default_crop(backbone)

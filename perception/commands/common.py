@@ -35,13 +35,12 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_denoiser_arguments(group: argparse._ArgumentGroup) -> None:
-    """--rows, --no-share, --compile."""
+    """--rows, --compile."""
     group.add_argument("--rows", type=positive_int, default=32, help="rows per denoiser call (default: 32)")
-    group.add_argument("--no-share", dest="share", action="store_false", help="compute every row in full (same answer)")
     group.add_argument(
         "--compile",
         action="store_true",
-        help="torch.compile the denoiser, for long jobs (minutes at the start); shares nothing among rows",
+        help="torch.compile the denoiser, for long jobs (minutes at the start)",
     )
 
 

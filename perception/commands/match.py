@@ -139,7 +139,6 @@ def _options(args: argparse.Namespace) -> MatchOptions:
         seed=args.seed,
         noise=args.noise,
         rows=args.rows,
-        share=args.share and not args.compile,
         truncate=args.truncate,
     )
 

@@ -42,7 +42,6 @@ class MatchOptions:
     seed: int = 0  # of the noise, which all images share
     noise: Path | None = None  # noise file, instead of the seed
     rows: int = 32  # most rows per denoiser call
-    share: bool = True  # prefix and text keys/values among captions
     truncate: bool = False  # cut captions that are too long, instead of stopping
 
 
@@ -65,7 +64,7 @@ class CaptionMatching:
         self, backbone: DiffusionBackbone, options: MatchOptions, captions: Mapping[str, tuple[str, ...]]
     ) -> None:
         o = options
-        self.matcher = ImageCaptionMatcher(backbone, o.samples, o.trials, o.loss, o.rows, o.share, o.truncate)
+        self.matcher = ImageCaptionMatcher(backbone, o.samples, o.trials, o.loss, o.rows, o.truncate)
         self.captions = captions
         self.normalise = o.normalise
         self.size = image_size(backbone, o.size)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from perception.backbones.memory import version_of
 from perception.data.images import content_hash
 from perception.errors import UserError
 
@@ -40,6 +39,11 @@ class Conditioning(nn.Module, ABC):
         Args:
             given: one entry of what `forward` takes.
         """
+
+
+def version_of(tensor: Tensor) -> tuple[int, int]:
+    """Changes whenever the tensor is written in place (an optimizer's step, load_state_dict) or moved."""
+    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version
 
 
 class Digest:

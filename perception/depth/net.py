@@ -63,7 +63,6 @@ class DepthNet(TaskNetwork):
         lora_rank: int = 8,
         attn_grad: bool = False,  # let gradients through the maps
         checkpointing: bool = False,  # save memory in training
-        shortcuts: bool = True,  # exact savings
         max_depth: float = 10.0,  # metres
         min_depth: float | None = None,  # metres, of a sigmoid in log depth (streets); None: in depth (rooms)
         fusion_channels: int = 512,
@@ -89,7 +88,7 @@ class DepthNet(TaskNetwork):
             self.encoder = VPD(
                 model, told, adapter=adapter, timestep=timestep, latent_scale=latent_scale,
                 upsample=upsample, map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
-                train=train, lora_rank=lora_rank, checkpointing=checkpointing, shortcuts=shortcuts,
+                train=train, lora_rank=lora_rank, checkpointing=checkpointing,
             )
             # fmt: on
         else:

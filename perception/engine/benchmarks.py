@@ -1,4 +1,4 @@
-"""What makes this toolkit fast, as ratios measured in one run: a plain path against the shortcut that replaces it."""
+"""What makes this toolkit fast, as ratios measured in one run: a plain path against the fast one that replaces it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.building import randomize
 from perception.backbones.spec import FeatureSpec, sample_noise
-from perception.backbones.tables import RowTables
-from perception.conditioning import build_conditioning
 from perception.data.store import TensorStore
 from perception.depth import DepthNet, silog_loss
 from perception.engine.plan import timed
@@ -28,14 +26,13 @@ from perception.generation.fusion import Held, LatentFusion, Told
 from perception.generation.labels import one_hot
 from perception.generation.reference import reference_fusion
 from perception.segmentation.referring import ReferringNet
-from perception.segmentation.vpd import VPD
 
 _CLASSES = 19  # of the label maps that windows are told
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; a ratio is the shortcut over the plain path, smaller is better."""
+    """One comparison; a ratio is the fast path over the plain one, smaller is better."""
 
     name: str
     plain_seconds: float  # median of the repeats
@@ -110,48 +107,6 @@ def timesteps_in_one_call(backbone: DiffusionBackbone, size: int, batch: int) ->
 
 
 @torch.inference_mode()
-def shared_candidates(backbone: DiffusionBackbone, size: int, candidates: int, samples: int = 6) -> Row:
-    """The work of a zero-shot classifier on one image: plain batches, against shared prefix and cached text.
-
-    Keys and values of the text are looked up, as from the second image on; the text-free prefix runs once per sample.
-    """
-    latents, noise, _ = inputs(backbone, size, samples)
-    steps = [100 + 800 * number // samples for number in range(samples)]
-    batches = [
-        backbone.noise(latents[:1], t, eps).expand(candidates, -1, -1, -1) for t, eps in zip(steps, noise, strict=True)
-    ]
-    condition = backbone.condition([f"a photo of a thing number {number}." for number in range(candidates)])
-    tables = RowTables()
-
-    def plain() -> Tensor:
-        return torch.stack([backbone.denoise(x_t, t, condition).raw for x_t, t in zip(batches, steps, strict=True)])
-
-    def shared() -> Tensor:
-        with backbone.cached_text(tables), backbone.shared_prefix(candidates):
-            return plain()
-
-    name = f"{candidates} candidates: plain -> shared prefix, cached K/V"
-    return compare(name, plain, shared, backbone.device, candidates * samples)
-
-
-@torch.inference_mode()
-def vpd_forward(backbone: DiffusionBackbone, size: int, batch: int) -> Row:
-    """VPD's pyramid of class names: the plain path against folded time, cached text and keys/values."""
-    latents, _, _ = inputs(backbone, size, batch)
-    told = build_conditioning("class_names", backbone, names=[f"thing number {number}" for number in range(20)])
-    network = VPD(backbone, told, adapter=True).eval()
-
-    def run(shortcuts: bool) -> Callable[[], Tensor]:
-        def pyramid() -> Tensor:
-            network.shortcuts = shortcuts
-            return torch.cat([features.flatten() for features in network(latents=latents)])
-
-        return pyramid
-
-    return compare("VPD pyramid: plain -> shortcuts", run(False), run(True), backbone.device, batch)
-
-
-@torch.inference_mode()
 def referring_sentences(backbone: DiffusionBackbone, size: int, sentences: int = 20) -> Row:
     """Many sentences about one image: each with its own encoding of the image, against one latent for all."""
     network = ReferringNet(backbone).eval().to(backbone.device)
@@ -186,7 +141,7 @@ def fused_windows(backbone: DiffusionBackbone, size: int) -> Row:
 
 @torch.inference_mode()
 def compiled_windows(backbone: DiffusionBackbone, size: int) -> Row:
-    """The same pass by `LatentFusion`: text keys and values remembered, against torch.compile. Compiles `backbone`."""
+    """The same pass by `LatentFusion`: as it is, against torch.compile. Compiles `backbone`."""
     options, noise, told, held = _second_pass(backbone, size)
     plain = LatentFusion(_controlled(backbone), options)
     backbone.compile_denoiser()

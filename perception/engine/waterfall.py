@@ -35,7 +35,7 @@ class Step:
     calls: float  # of the denoiser: what a GPU that waits for its kernels to be started pays for
     gflop: float  # 1e9 floating-point operations, a multiply-add counts as two
     seconds: float  # median
-    of_plain: float  # seconds per evaluation over those of full calls that share nothing, by neighbouring runs; median
+    of_plain: float  # seconds per evaluation over those of full calls, by neighbouring runs; median
     accuracy: float
 
     def render(self) -> str:
@@ -55,7 +55,7 @@ def waterfall(
     keep: tuple[int, ...] = (5, 1),
     rows: int = 32,  # most rows per denoiser call
     reduced: DiffusionBackbone | None = None,  # the same weights in bfloat16, for a step more
-    compile: bool = False,  # and a last one with torch.compile in place of sharing: minutes of compiling
+    compile: bool = False,  # and a last one with torch.compile: minutes of compiling
 ) -> Iterator[Step]:
     """Yield the steps in order; each keeps what the one before has gained. Fixed schedules get two of the images.
 
@@ -63,15 +63,14 @@ def waterfall(
     """
     reference = FixedSchedule(stages, keep)
     racing = PairedT(max(stages))
-    ways: list[tuple[str, StoppingRule, bool, int]] = [
-        ("released schedule", reference, False, 1),
-        ("nominal counts", FixedSchedule(stages, keep, nested=True), False, 1),
-        ("racing", racing, False, 1),
-        ("+ shared prefix, looked-up text and time", racing, True, 1),
-        ("+ images together", racing, True, rows),
+    ways: list[tuple[str, StoppingRule, int]] = [
+        ("released schedule", reference, 1),
+        ("nominal counts", FixedSchedule(stages, keep, nested=True), 1),
+        ("racing", racing, 1),
+        ("+ images together", racing, rows),
     ]
-    for name, rule, share, together in ways:
-        classifier = DiffusionClassifier(backbone, prompts, rule, rows=rows, share=share)
+    for name, rule, together in ways:
+        classifier = DiffusionClassifier(backbone, prompts, rule, rows=rows)
         some = images if rule is racing else images[:_FEW]
         yield _step(name, classifier, backbone.encode(some), truth[: len(some)], together)
     if reduced is not None:
@@ -79,9 +78,8 @@ def waterfall(
         yield _step("+ bfloat16", classifier, reduced.encode(images), truth, rows)
         if compile:
             reduced.compile_denoiser()
-            classifier = DiffusionClassifier(reduced, prompts, racing, rows=rows, share=False)
             classifier.classify_latents(reduced.encode(images), [f"image {i}" for i in range(len(images))])  # compiles
-            yield _step("torch.compile in place of sharing", classifier, reduced.encode(images), truth, rows)
+            yield _step("+ torch.compile", classifier, reduced.encode(images), truth, rows)
 
 
 def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Sequence[int], together: int) -> Step:
@@ -118,9 +116,9 @@ def _step(name: str, classifier: DiffusionClassifier, latents: Tensor, truth: Se
 
 
 def _plain_path(classifier: DiffusionClassifier, latents: Tensor) -> tuple[Callable[[], object], int]:
-    """All candidates on samples enough for a few full calls, every row in full, not compiled; and its rows."""
+    """All candidates on samples enough for a few full calls, not compiled; and its rows."""
     backbone, rows, k = classifier.backbone, classifier.score.rows, len(classifier.condition)
-    score = DenoisingErrors(backbone, rows=rows, share=False)
+    score = DenoisingErrors(backbone, rows=rows)
     samples = _PLAIN_CALLS * max(1, rows // k)
     clean = latents[:1].expand(samples, -1, -1, -1)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from perception.backbones import sharing
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.compiled import filled_up
 from perception.backbones.conditioning import Condition
 from perception.backbones.prediction import Prediction
-from perception.backbones.tables import BatchRows
 from perception.backbones.unet_family import UNetDenoiser, with_residuals
 from perception.checks import check_tensor_lists
 from perception.errors import UserError
@@ -46,7 +44,6 @@ class ControlledDenoiser:
         self.controls: tuple[Any, ...] = tuple(controls)
         self.scales = tuple(scales) if scales is not None else (1.0,) * len(self.controls)
         self.told = told
-        self._rows = [BatchRows() for _ in self.controls]
         self._compiled = backbone.is_compiled
         self._networks: list[Any] = [torch.compile(c, dynamic=False) if self._compiled else c for c in controls]
         if not self.controls or len(self.scales) != len(self.controls):
@@ -94,21 +91,6 @@ class ControlledDenoiser:
         residuals = self._residuals(*self.backbone.network_inputs(x_t, t, condition), embeddings, guided)
         return self.backbone.denoise(x_t, t, with_residuals(condition.expand(len(x_t)), *residuals))
 
-    @contextmanager
-    def cached_text(self) -> Iterator[None]:
-        """Inside, text keys and values are computed once per prompt, in the denoiser and in every control network.
-
-        Without effect where they are compiled: torch.compile would not see it.
-        """
-        with ExitStack() as stack:
-            if self._compiled:
-                yield
-                return
-            stack.enter_context(self.backbone.cached_text())
-            for control, rows in zip(self.controls, self._rows, strict=True):
-                stack.enter_context(sharing.cached_text(UNetDenoiser(control).text_attentions(), rows))
-            yield
-
     def _residuals(
         self, x_t: Tensor, time: Tensor, condition: Condition, embeddings: Sequence[Tensor], guided: bool
     ) -> Residuals:
@@ -121,7 +103,6 @@ class ControlledDenoiser:
         added = UNetDenoiser(self.backbone.unet).added(x, told, self.backbone.latent_stride)
         for number, (control, embedding) in enumerate(zip(self._networks, embeddings, strict=True)):
             dtype = self.controls[number].dtype
-            self._rows[number].hold(told.keys)
             with _given_embedding(self.controls[number]):
                 outputs += [
                     control(

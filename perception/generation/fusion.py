@@ -70,17 +70,16 @@ class LatentFusion:
         latents = noise.to(self.denoiser.backbone.device).float()
         free = torch.ones_like(noise[:, 0], dtype=torch.bool) if held is None else held.mask[:, 0] != 1
         covering = Covering(self.denoiser, options, told.images, free.cpu(), base=held is None, rows=self.rows)
-        with self.denoiser.cached_text():
-            for index, timestep in enumerate(solver.timesteps):
-                eps, count = self._average(latents, timestep, told, covering.at(index), options.guided(index + skipped))
-                fused = solver.step(eps, index, latents)
-                if options.border == "drop":  # the reference's value / count is 0 where no window is
-                    fused = fused * (count > 0)
-                latents = fused
-                if held is not None:
-                    latents = self._put_back(fused, held, self._held_level(solver, index))
-                if on_step is not None:
-                    on_step(index, fused, latents)
+        for index, timestep in enumerate(solver.timesteps):
+            eps, count = self._average(latents, timestep, told, covering.at(index), options.guided(index + skipped))
+            fused = solver.step(eps, index, latents)
+            if options.border == "drop":  # the reference's value / count is 0 where no window is
+                fused = fused * (count > 0)
+            latents = fused
+            if held is not None:
+                latents = self._put_back(fused, held, self._held_level(solver, index))
+            if on_step is not None:
+                on_step(index, fused, latents)
         return latents
 
     def _average(

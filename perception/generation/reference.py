@@ -55,7 +55,7 @@ def reference_prediction(
     image: int,
     tile: Tile,
 ) -> Tensor:
-    """Guided noise of one window, [1, C, window, window]; control image embedded anew, nothing remembered."""
+    """Guided noise of one window, [1, C, window, window]; control image embedded anew."""
     backbone: Any = denoiser.backbone
     rows = told.condition[[image, len(latents) + image]]
     x_t = latents[image : image + 1][(..., *tile.window.cells)].repeat(2, 1, 1, 1).to(backbone.dtype)

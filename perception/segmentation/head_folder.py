@@ -15,6 +15,7 @@ from perception.data.documents import DocumentError, read_document
 from perception.errors import UserError, foreign_errors
 
 _ALL_KEYS = 10_000  # characters of what load_state_dict says, which lists every key
+_GONE = ("shortcuts",)  # arguments that earlier versions wrote and that changed no result
 _SPARE = Content(10_000, 2**28)  # timm makes whole encoders, of which side networks keep the first stages
 Head = TypeVar("Head", bound="HeadFolder")
 
@@ -60,7 +61,7 @@ class HeadFolder(PyTorchModelHubMixin):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of the folder of a trained head.
+    """The config.json of the folder of a trained head, without arguments that are no more.
 
     Raises:
         UserError: no such file, or it holds no JSON object.
@@ -74,4 +75,4 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is broken (it {error}); copy the folder again") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} describes no trained head; name WORK_DIR/model or a .pth file")
-    return config
+    return {key: value for key, value in config.items() if key not in _GONE}

@@ -7,7 +7,6 @@ logits = network(images, ["the man in red", ...])          # [B, 2, H, W]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -57,7 +56,6 @@ class ReferringNet(TaskNetwork):
         lora_rank: int = 8,
         attn_grad: bool = False,  # let gradients through the maps
         checkpointing: bool = False,  # save memory in training
-        shortcuts: bool = True,  # exact savings
         hidden: int | None = 128,  # width of the decoder; None: half the channels of the coarsest map
         encoder: str | None = None,  # a timm model, trained from scratch, in the diffusion model's place: a control
         image_size: Sequence[int] | None = None,  # height, width of the training images
@@ -72,7 +70,7 @@ class ReferringNet(TaskNetwork):
             self.encoder = VPD(
                 model, told, adapter=adapter, timestep=timestep, latent_scale=latent_scale,
                 upsample=upsample, map_strides=map_strides, map_places=map_places, attn_grad=attn_grad,
-                train=train, lora_rank=lora_rank, checkpointing=checkpointing, shortcuts=shortcuts,
+                train=train, lora_rank=lora_rank, checkpointing=checkpointing,
             )
             # fmt: on
         else:
@@ -107,8 +105,7 @@ class ReferringNet(TaskNetwork):
     ) -> Tensor:
         """Logits float32 [N, 2, H, W] of N sentences about one image, which is encoded once.
 
-        The part of the denoiser before the first cross-attention runs once per call, too. Equal to `forward` on the
-        image and each sentence.
+        Equal to `forward` on the image and each sentence.
 
         Raises:
             UserError: no sentence, or what `forward` raises of one.
@@ -122,9 +119,6 @@ class ReferringNet(TaskNetwork):
         parts = []
         for start in range(0, len(sentences), rows):
             told = sentences[start : start + rows]
-            with ExitStack() as stack:
-                if vpd.shortcuts:
-                    stack.enter_context(vpd.backbone.shared_prefix(len(told)))
-                features = vpd(given=told, latents=latent.expand(len(told), -1, -1, -1))
+            features = vpd(given=told, latents=latent.expand(len(told), -1, -1, -1))
             parts.append(self.decode(features, size))
         return torch.cat(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -17,12 +17,12 @@ from perception.backbones.encoder_maps import encode_with_maps, encoder_channels
 from perception.backbones.handle import OwnedBackbone, SharedBackbone
 from perception.backbones.latents import check_latents
 from perception.conditioning import Conditioning, TextAdapter
+from perception.conditioning.base import Digest, text_identity
 from perception.data.store import TensorStore
 from perception.errors import UserError
 from perception.segmentation.vpd_checks import check_options, check_sides
 from perception.segmentation.vpd_stored import StoredVPD
 from perception.segmentation.vpd_taps import map_layers, vpd_taps
-from perception.segmentation.vpd_text import VPDText
 from perception.segmentation.vpd_training import add_lora, unlock_denoiser
 
 Trained = Literal["head", "text", "denoiser", "lora"]
@@ -58,7 +58,6 @@ class VPD(nn.Module):
         lora_rank: int = 8,
         attn_grad: bool = False,  # let gradients through the maps; the reference detaches them
         checkpointing: bool = False,  # recompute blocks in the backward pass instead of keeping activations
-        shortcuts: bool = True,  # exact savings; False: the plain path
     ) -> None:
         super().__init__()
         check_options(
@@ -77,15 +76,14 @@ class VPD(nn.Module):
         self.adapter = TextAdapter(backbone.text_width, adapter_hidden) if adapter else None
         self.timestep, self.latent_scale, self.upsample = timestep, latent_scale, upsample
         self.trained: Trained = train
-        self.attn_grad, self.checkpointing, self.shortcuts = attn_grad, checkpointing, shortcuts
+        self.attn_grad, self.checkpointing = attn_grad, checkpointing
         self.taps = vpd_taps(backbone)
         self.encoder_strides = tuple(encoder_strides)
         self.tap_strides = tuple(backbone.taps[tap].stride for tap in self.taps)  # in pixels of the enlarged image
         levels = (*self.encoder_strides, *self.tap_strides)
         self.strides = tuple(stride // upsample for stride in levels)  # of the pyramid, in pixels of the image
         self.map_layers = map_layers(backbone.taps, self.tap_strides, map_strides, map_places)
-        self.single_token = shortcuts and conditioning.tokens == 1 and not self.map_layers
-        self._texts = VPDText(self)
+        self._digest = Digest()  # of the adapter
         self._unlock(lora_rank)
 
     @property
@@ -184,40 +182,33 @@ class VPD(nn.Module):
             if self.trained == "head":
                 stack.enter_context(torch.no_grad())
                 stack.enter_context(torch.autocast(x.device.type, enabled=False))
+            if self.checkpointing and torch.is_grad_enabled():
+                stack.enter_context(self.backbone.checkpointed())
             condition = self.told(given, len(x))
-            self._enter_contexts(stack)
             return self._pyramid(fine, self._capture(x, condition))
 
     def told(self, given: Sequence[Any] | None, rows: int) -> Condition:
-        """The condition of `rows` images. Its keys name texts, so that `backbone.cached_text()` recognises them.
+        """The condition of `rows` images: the adapted tokens; SDXL's pooled text stays that of "".
 
         Raises:
             UserError: another number of entries than images, or what the conditioning raises.
         """
-        return self._texts(given, rows)
+        entries = len(self.conditioning.entries(given))
+        if entries not in (1, rows):
+            raise UserError(f"{entries} texts were given for {rows} images; expected one per image")
+        tokens = self.conditioning(given)
+        if self.adapter is not None:
+            tokens = self.adapter(tokens)
+        return self.backbone.condition([""]).expand(len(tokens)).with_hidden(tokens).expand(rows)
 
     def text_identity(self, entry: Any = None) -> str:
         """Hex digest of what the denoiser is told for one entry of `given`, the adapter included."""
-        return self._texts.identity(entry)
+        digest = "" if self.adapter is None else self._digest(*self.adapter.parameters())
+        return text_identity(self.conditioning.identity(entry), digest)
 
     def stored(self, store: TensorStore) -> StoredVPD:
         """This network behind a store of latents, and of features where the denoiser and the text are frozen."""
         return StoredVPD(self, store)
-
-    def train(self, mode: bool = True) -> VPD:
-        """As `nn.Module.train`; forgets remembered rows, as weights are exchanged between the modes (EMA)."""
-        self._texts.forget()
-        return super().train(mode)
-
-    def _enter_contexts(self, stack: ExitStack) -> None:
-        recompute = self.backbone.single_token if self.single_token else nullcontext
-        if self.shortcuts:
-            self._texts.forget_if_changed()
-            stack.enter_context(self.backbone.folded_time(self._texts.times))
-            stack.enter_context(self.backbone.cached_text(self._texts.tables))
-        stack.enter_context(recompute())
-        if self.checkpointing and torch.is_grad_enabled():
-            stack.enter_context(self.backbone.checkpointed(recompute))
 
     def _capture(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
         # leaving the denoiser from inside a checkpointed block would leave that block unfinished
@@ -227,7 +218,7 @@ class VPD(nn.Module):
             self.timestep,
             condition,
             [*self.taps, *self.places],
-            stop=self.shortcuts and not inside,
+            stop=not inside,
             detach_maps=not self.attn_grad,
         )
 
@@ -241,14 +232,16 @@ class VPD(nn.Module):
         return tuple(out)
 
     def _unlock(self, lora_rank: int) -> None:
-        for parameter in self._texts.parameters():
-            parameter.requires_grad_(self.trained != "head")
+        for part in (self.conditioning, self.adapter):
+            if part is not None:
+                part.requires_grad_(self.trained != "head")
         if self.trained in ("denoiser", "lora"):
             self._holder = OwnedBackbone(self.backbone)
+        single_token = self.conditioning.tokens == 1 and not self.map_layers
         if self.trained == "denoiser":
-            self.unet = unlock_denoiser(self.backbone, self.single_token)
+            self.unet = unlock_denoiser(self.backbone, single_token)
         if self.trained == "lora":
-            self.lora = add_lora(self.backbone, lora_rank, self.single_token)
+            self.lora = add_lora(self.backbone, lora_rank, single_token)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> VPD:
         self._holder.apply(fn)

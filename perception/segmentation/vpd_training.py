@@ -15,7 +15,7 @@ def unlock_denoiser(backbone: DiffusionBackbone, single_token: bool) -> nn.Modul
 
     Args:
         backbone: its `unet` is changed.
-        single_token: the text is one token and queries and keys are skipped.
+        single_token: the text is one token and no map is read, so that queries and keys do nothing.
     """
     backbone.unet.requires_grad_(True)
     for module in backbone.idle_modules(single_token):

@@ -1,4 +1,4 @@
-"""The denoiser behind torch.compile: the same predictions, few batch sizes, and as it is where something is shared."""
+"""The denoiser behind torch.compile: the same predictions, few batch sizes, and as it is where something changes it."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_what_changes_the_denoiser_keeps_it_as_it_is(compiled, tiny_backbone):
     x, told = torch.ones(2, 4, 8, 8), backbone.condition(["a cat", "a dog"])
     with torch.inference_mode():
         plain = tiny_backbone.denoise(x, 50, told).raw
-        with backbone.cached_text(), backbone.shared_prefix(2):
+        with backbone.checkpointed():
             torch.testing.assert_close(backbone.denoise(x, 50, told).raw, plain)
         assert backbone.capture(x, 50, told, ["up_blocks.1"])
         with backbone.as_is():

@@ -54,19 +54,17 @@ def test_every_distinct_prompt_is_encoded_once(tiny_sd: Path) -> None:
 
 
 def test_averages() -> None:
-    """Masks are united, keys and hence caches dropped; other tokens than the mask's drop the mask."""
+    """Masks are united; other tokens than the mask's drop the mask."""
     mask = torch.tensor([[True, False], [True, True], [True, False]])
-    condition = Condition(
-        torch.arange(6.0).view(3, 2, 1), torch.tensor([[1.0], [3.0], [5.0]]), {"mask": mask}, ("a", "b", "c")
-    )
+    condition = Condition(torch.arange(6.0).view(3, 2, 1), torch.tensor([[1.0], [3.0], [5.0]]), {"mask": mask})
     mean = condition.averaged([[0, 1], [2]])
-    assert mean.keys is None and mean.hidden.flatten().tolist() == [1.0, 2.0, 4.0, 5.0]
+    assert mean.hidden.flatten().tolist() == [1.0, 2.0, 4.0, 5.0]
     assert mean.pooled is not None and mean.pooled.flatten().tolist() == [2.0, 5.0]
     assert mean.extra["mask"].tolist() == [[True, True], [True, False]]
     assert "mask" not in condition.with_hidden(torch.zeros(3, 4, 1)).extra
     assert torch.equal(condition.with_hidden(condition.hidden + 1).extra["mask"], mask)
     longer = condition.followed_by(torch.zeros(3, 2, 1))
-    assert longer.keys is None and longer.hidden.shape == (3, 4, 1)
+    assert longer.hidden.shape == (3, 4, 1)
     assert torch.equal(longer.extra["mask"], torch.cat([mask, torch.ones(3, 2, dtype=torch.bool)], dim=1))
     assert torch.equal(condition.extra["mask"], mask)
     half = condition.to(torch.float16)
@@ -115,7 +113,7 @@ def test_conditions_made_in_inference_mode_can_be_trained_with(tiny_sd: Path) ->
 
 def test_rows() -> None:
     hidden, pooled = torch.arange(3.0).view(3, 1, 1), torch.arange(3.0).view(3, 1)
-    condition = Condition(hidden, pooled, {"time_ids": pooled + 1}, keys=("a", "b", "c"))
+    condition = Condition(hidden, pooled, {"time_ids": pooled + 1})
     assert len(condition) == 3
     for index, rows in (
         (1, [1]),
@@ -127,10 +125,8 @@ def test_rows() -> None:
         part = condition[index]
         assert part.hidden.flatten().tolist() == rows and part.pooled.flatten().tolist() == rows
         assert part.extra["time_ids"].flatten().tolist() == [r + 1 for r in rows]
-        assert part.keys == tuple("abc"[r] for r in rows)
-    assert condition.repeat_interleave(2).keys == ("a", "a", "b", "b", "c", "c")
-    assert condition[0].expand(4).keys == ("a",) * 4
+    assert condition.repeat_interleave(2).hidden.flatten().tolist() == [0, 0, 1, 1, 2, 2]
+    assert condition[1].expand(4).hidden.flatten().tolist() == [1] * 4
     assert condition.to(torch.float64).pooled.dtype == torch.float64
-    assert condition.with_hidden(hidden * 2).keys is None
     with pytest.raises(UserError, match="the condition has 3 rows for a batch of 2"):
         condition.expand(2)

@@ -48,7 +48,7 @@ def names() -> ClassConditioner:
 def test_classes_by_name_and_number(names: ClassConditioner, prompt: str, number: int) -> None:
     condition = names([prompt])
     assert condition.extra["class_labels"].tolist() == [number]
-    assert condition.hidden.shape == (1, 1, 0) and condition.keys is not None
+    assert condition.hidden.shape == (1, 1, 0)
 
 
 @pytest.mark.parametrize(

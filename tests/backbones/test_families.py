@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from perception.backbones import AttentionSpec, Condition, DiffusionBackbone, FeatureSpec, load_backbone
-from perception.backbones.tables import RowTables
 from perception.engine.extraction import image_size
 from perception.errors import UserError
 
@@ -276,23 +274,6 @@ def test_features_do_not_depend_on_the_batch(backbone: DiffusionBackbone, latent
     for name in spec.taps:
         assert relative(small[name], whole[name]) <= 1e-5, name
         assert relative(back[name].flip(0), whole[name]) <= 1e-5, name
-
-
-def test_savings_are_exact_and_leave_nothing_behind(backbone: DiffusionBackbone, latents: Tensor) -> None:
-    told = backbone.condition(prompts_of(backbone))[torch.arange(3).repeat(2)]  # two samples x three candidates
-    x_t, steps = latents[:2].repeat_interleave(3, 0), torch.tensor([100, 900]).repeat_interleave(3)
-    plain = backbone.denoise(x_t, steps, told).raw
-    same_time = backbone.denoise(x_t, 100, told).raw
-    rows: Counter[str] = Counter()
-    embedding = backbone._denoiser.text_free_chains(False)[0][-1]
-    hook = embedding.register_forward_hook(lambda m, i, out: rows.update(embedding=len(out)))
-    with backbone.shared_prefix(3), backbone.cached_text(), backbone.folded_time(RowTables()):
-        for _ in range(2):  # the second time from memory
-            assert relative(backbone.denoise(x_t, steps, told).raw, plain) <= 1e-5
-            assert relative(backbone.denoise(x_t, 100, told).raw, same_time) <= 1e-5
-    hook.remove()
-    assert rows["embedding"] == 4 * 2, "the text-free part runs once per sample"
-    assert torch.equal(backbone.denoise(x_t, steps, told).raw, plain)
 
 
 def test_gradients_reach_inputs_and_conditions_only(backbone: DiffusionBackbone, latents: Tensor) -> None:

@@ -151,36 +151,6 @@ def test_images_and_their_latents_give_the_same_features(any_backbone: Diffusion
     assert torch.equal(a["mid_block"], b["mid_block"])
 
 
-def test_candidates_share_prefix_and_text(any_backbone: DiffusionBackbone, noised: Tensor) -> None:
-    prompts = any_backbone.condition(PROMPTS)
-    candidates = prompts[torch.arange(3).repeat(3)]  # [sample 0 x 3, sample 1 x 3, sample 2 x 3]
-    steps = torch.tensor([5, 100, 900]).repeat_interleave(3)
-    x_t = noised.repeat_interleave(3, dim=0)
-    plain = any_backbone.denoise(x_t, steps, candidates).raw
-    with any_backbone.cached_text():
-        with any_backbone.shared_prefix(3):
-            assert relative(any_backbone.denoise(x_t, steps, candidates).raw, plain) <= 1e-5
-        with any_backbone.shared_prefix(2):  # the next round of a race: two candidates are left
-            few = torch.tensor([0, 2, 3, 5, 6, 8])
-            again = any_backbone.denoise(x_t[few], steps[few], candidates[few]).raw
-            assert relative(again, plain[few]) <= 1e-5
-        with any_backbone.shared_prefix([3, 1, 2]):  # a call that is cut within a sample, and one that begins there
-            few = torch.tensor([0, 1, 2, 4, 6, 8])
-            again = any_backbone.denoise(x_t[few], steps[few], candidates[few]).raw
-            assert relative(again, plain[few]) <= 1e-5
-    assert torch.equal(any_backbone.denoise(x_t, steps, candidates).raw, plain)
-
-
-def test_taps_in_a_shared_prefix_have_every_row(any_backbone: DiffusionBackbone, noised: Tensor) -> None:
-    told, x_t = any_backbone.condition(PROMPTS[:2])[torch.arange(2).repeat(2)], noised[:2].repeat_interleave(2, dim=0)
-    plain = any_backbone.capture(x_t, 100, told, list(any_backbone.taps))
-    for rows, candidates in (([0, 1, 2, 3], 2), ([0, 2, 3], [1, 2])):
-        with any_backbone.shared_prefix(candidates):
-            shared = any_backbone.capture(x_t[rows], 100, told[torch.tensor(rows)], list(any_backbone.taps))
-        for name, value in plain.items():
-            assert shared[name].shape == value[rows].shape and relative(shared[name], value[rows]) <= 1e-5, name
-
-
 def test_prediction_readings_agree(any_backbone: DiffusionBackbone, noised: Tensor) -> None:
     p = any_backbone.denoise(noised, torch.tensor([0, 400, 999]), any_backbone.condition(PROMPTS))
     torch.testing.assert_close(p.alpha * p.x0 + p.sigma * p.eps, noised, rtol=1e-4, atol=1e-4)
@@ -191,8 +161,7 @@ def test_gradients_reach_inputs_and_conditions_only(any_backbone: DiffusionBackb
     condition = any_backbone.condition(PROMPTS)
     hidden = condition.hidden.clone().requires_grad_()
     x_t = noised.clone().requires_grad_()
-    with any_backbone.cached_text():
-        any_backbone.denoise(x_t, 50, condition.with_hidden(hidden)).eps.square().sum().backward()
+    any_backbone.denoise(x_t, 50, condition.with_hidden(hidden)).eps.square().sum().backward()
     assert hidden.grad is not None and hidden.grad.abs().sum() > 0
     assert x_t.grad is not None and x_t.grad.abs().sum() > 0
     assert all(p.grad is None for p in any_backbone.parameters())

@@ -63,16 +63,6 @@ def test_rules_share_the_noise_of_a_timestep(tiny_backbone, latents):
     assert part.label == full.label
 
 
-def test_sharing_changes_nothing(tiny_backbone, latents):
-    rule = FixedSchedule((2, 4), (2, 1))
-    on, off = (
-        DiffusionClassifier(tiny_backbone, CLASSES, rule, share=share).classify_latents(latents[:1], ["a"])[0]
-        for share in (True, False)
-    )
-    torch.testing.assert_close(on.table.errors, off.table.errors, rtol=1e-5, atol=0, equal_nan=True)
-    assert on.alive == off.alive
-
-
 def test_pooling_over_templates(tiny_backbone, latents):
     def classify(pool):
         classifier = DiffusionClassifier(tiny_backbone, TEMPLATES, Exhaustive(3), pool=pool)

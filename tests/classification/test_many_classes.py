@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import perception
 from perception.backbones.conditioning import Condition
-from perception.backbones.tables import Distinct, RowTables
 from perception.classification.label_tree import class_vectors
 from perception.classification.learned import learn
 from perception.classification.prompts import class_prompts
@@ -89,20 +88,11 @@ def _figures(classes: int) -> None:
     assert metrics.grouped(100).counts.sum() == 2 * classes
 
 
-def _texts(classes: int) -> None:
-    """Keys and values of the prompts, which come a call at a time."""
-    tables = RowTables(classes, alone=True)
-    for first in range(0, classes, 8):
-        batch = Distinct(tuple(f"text {c}" for c in range(first, first + 8)))
-        found = tables.look_up(0, 4, batch, lambda rows, first=first: torch.full((2, len(rows), 3), float(first)))
-        assert found.shape == (2, 8, 3) and (found == first).all()
-
-
 def _calls(classes: int) -> None:
     """The rows of each denoiser call."""
-    condition = Condition(torch.ones(classes, 1, 1), keys=tuple(map(str, range(classes))))
+    condition = Condition(torch.arange(float(classes)).view(-1, 1, 1))
     for first in range(0, classes, 8):
-        assert condition[torch.arange(first, first + 8)].keys == tuple(map(str, range(first, first + 8)))
+        assert condition[torch.arange(first, first + 8)].hidden.flatten().tolist() == list(range(first, first + 8))
         assert len(condition[first : first + 8]) == len(condition[[first, -1]]) + 6
 
 
@@ -125,7 +115,7 @@ def _weights(classes: int) -> None:
     assert learn([Recorded(errors, (0, 1, 2, 3), tuple(range(classes)), 0)], weigh_timesteps=True).weights
 
 
-@pytest.mark.parametrize("task", [_prompts, _vectors, _figures, _texts, _calls, _race], ids=lambda task: task.__name__)
+@pytest.mark.parametrize("task", [_prompts, _vectors, _figures, _calls, _race], ids=lambda task: task.__name__)
 def test_the_work_grows_with_the_classes(task):
     few, many = _work(task, FEW), _work(task, MANY)
     for before, after in zip(few, many, strict=True):

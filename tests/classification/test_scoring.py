@@ -8,8 +8,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from perception.backbones import load_backbone
-from perception.backbones.sharing import CachedText
-from perception.classification import scoring
 from perception.classification.scoring import LOSSES, DenoisingErrors
 from perception.errors import UserError
 
@@ -97,7 +95,7 @@ def test_calls_made_again_for_the_gradient_keep_nothing_and_change_nothing(tiny_
     gradients, kept = [], []
     for recompute in (False, True):
         tokens, sizes = condition.hidden.clone().requires_grad_(), []
-        score = DenoisingErrors(tiny_backbone, rows=2, share=False, recompute=recompute)
+        score = DenoisingErrors(tiny_backbone, rows=2, recompute=recompute)
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):  # noqa: B023
             errors = score(*_inputs(), condition.with_hidden(tokens), candidates)
         errors.square().sum().backward()
@@ -105,29 +103,6 @@ def test_calls_made_again_for_the_gradient_keep_nothing_and_change_nothing(tiny_
         kept.append(sum(sizes))
     assert torch.equal(*gradients)
     assert kept[1] < kept[0] / 50
-
-
-@pytest.mark.parametrize(("share", "allowed", "remembered"), [(True, 0, True), (True, -1, False), (False, 0, False)])
-def test_text_is_remembered_where_it_is_shared_and_fits(tiny_sd, monkeypatch, share, allowed, remembered):
-    backbone = load_backbone(tiny_sd, device="cpu")
-    condition = backbone.condition(PROMPTS)
-    monkeypatch.setattr(scoring, "_CACHE_BYTES", backbone.text_bytes(condition) + allowed)
-    with DenoisingErrors(backbone, share=share).remembered(condition):
-        standing_in = [vars(module).get("forward") for module in backbone.modules()]
-        assert any(isinstance(getattr(forward, "__self__", None), CachedText) for forward in standing_in) == remembered
-
-
-def test_remembered_text_serves_the_next_images_too(tiny_sd):
-    backbone = load_backbone(tiny_sd, device="cpu")
-    condition, candidates = backbone.condition(PROMPTS), torch.arange(3).expand(2, -1)
-    projection, texts = next(m for name, m in backbone.unet.named_modules() if name.endswith("attn2.to_k")), []
-    project = projection.forward
-    projection.forward = lambda text: texts.append(len(text)) or project(text)
-    score, errors = DenoisingErrors(backbone), []
-    for _ in range(2):
-        with score.remembered(condition), torch.inference_mode():
-            errors.append(score(*_inputs(), condition, candidates))
-    assert texts == [1, 1, 1] and torch.equal(*errors) and score.calls == 2
 
 
 class _SmallDevice(DenoisingErrors):

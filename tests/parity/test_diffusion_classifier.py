@@ -257,7 +257,7 @@ def test_crops_of_the_class_conditional_script_are_exact(name, case):
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_errors_do_not_depend_on_sharing_or_call_size(backbone, name):
+def test_errors_do_not_depend_on_call_size(backbone, name):
     tensors, config = ADAPTIVE[name]
     run, options = next(iter(config["runs"].items()))
     noise = tensors[f"run.{run}.noise"][:3]
@@ -266,8 +266,8 @@ def test_errors_do_not_depend_on_sharing_or_call_size(backbone, name):
     candidates = torch.arange(len(config["prompts"])).expand(3, -1)
     with torch.inference_mode():
         errors = [
-            DenoisingErrors(backbone, options["loss"], rows, share)(latents, noise, t, condition, candidates)
-            for rows, share in ((15, True), (15, False), (5, True), (3, True), (1, False))
+            DenoisingErrors(backbone, options["loss"], rows)(latents, noise, t, condition, candidates)
+            for rows in (15, 5, 3, 1)
         ]
     for other in errors[1:]:
         _check_close(other, errors[0])

@@ -71,15 +71,12 @@ def scales(config: dict[str, Any], stride: int) -> dict[str, tuple[Any, ...]]:
     }
 
 
-@pytest.mark.parametrize("shortcuts", [True, False])
 @pytest.mark.parametrize("path", files("features_*.safetensors"), ids=lambda path: path.stem)
-def test_features(tiny_backbone, path, shortcuts):
+def test_features(tiny_backbone, path):
     golden, metadata = read(path)
     options = scales(json.loads(metadata["config"]), tiny_backbone.latent_stride)
     text = Context(golden["context"])
-    network = VPD(
-        tiny_backbone, text, timestep=int(metadata["timestep"]), latent_scale=1.0, shortcuts=shortcuts, **options
-    )
+    network = VPD(tiny_backbone, text, timestep=int(metadata["timestep"]), latent_scale=1.0, **options)
     pyramid = network.eval()(latents=golden["latents"])
     assert network.channels == tuple(value.shape[1] for value in pyramid)
     assert sum(name.startswith("out") for name in golden) == len(pyramid)

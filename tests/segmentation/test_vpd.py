@@ -152,6 +152,29 @@ def test_the_text_matters(make_vpd, pixels):
     assert all((a - b).abs().max() > 1e-4 for a, b in zip(one[:3], other[:3], strict=True))
 
 
+def test_every_distinct_text_is_encoded_once(make_vpd, tiny_sd, pixels):
+    network, rows = make_vpd("captions", load_backbone(tiny_sd, device="cpu"), adapter=True).eval(), []
+    network.backbone.text_encoder.register_forward_hook(lambda module, args, out: rows.append(len(out[0])))
+    for told in (["sky", "a cat"], ["a cat", "a cat"], ["sky"]):
+        network(pixels, told)
+    assert rows == [2, 1], "the texts, and the empty one, which SDXL's pooled text is of"
+
+
+@pytest.mark.parametrize("train", ["denoiser", "lora"])
+def test_what_one_token_makes_idle_is_not_trained(make_vpd, pixels, train):
+    """The softmax over one key is 1, so queries and keys change nothing."""
+    network, maps = (make_vpd("class_id", train=train), make_vpd("class_id", train=train, map_strides=(16,)))
+    trained, more = ({n for n, p in each.named_parameters() if p.requires_grad} for each in (network, maps))
+    assert more > trained and all(".attn2.to_q." in n or ".attn2.to_k." in n or ".norm2." in n for n in more - trained)
+    idle = network.backbone.idle_modules(single_token=True)
+    before = network(pixels, [2, -1])
+    with torch.no_grad():
+        for module in idle:
+            for parameter in module.parameters():
+                parameter.add_(0.1)
+    assert all(map(torch.equal, network(pixels, [2, -1]), before))
+
+
 def test_a_frozen_backbone_is_shared_and_not_saved(make_vpd, tiny_backbone):
     network = make_vpd(adapter=True)
     assert set(network.state_dict()) == {"conditioning.table"} | {

@@ -56,7 +56,6 @@ class VPDFeatures(BaseModule):
         lora_rank: int = 8,
         attn_grad: bool = False,
         checkpointing: bool = False,
-        shortcuts: bool = True,
         dtype: str = "float32",  # of the frozen weights; the maps are float32
         random_init_seed: int | None = None,  # random weights instead of trained ones: the control experiment
         side: str | None = None,  # timm model trained from scratch beside it, e.g. "resnet18", whose maps at strides
@@ -77,7 +76,7 @@ class VPDFeatures(BaseModule):
             backbone, told, adapter=adapter, adapter_hidden=adapter_hidden, timestep=timestep,
             latent_scale=latent_scale, upsample=upsample, encoder_strides=encoder_strides, map_strides=map_strides,
             map_places=map_places, train=train, lora_rank=lora_rank, attn_grad=attn_grad,
-            checkpointing=checkpointing, shortcuts=shortcuts,
+            checkpointing=checkpointing,
         )
         # fmt: on
         self.features = StoredFeatures(self.vpd, open_store(store))
