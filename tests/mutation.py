@@ -37,7 +37,7 @@ HEAVY = (
     "PIL.Image",
 )
 RACE = ("racing", "race", "statistics", "table", "schedule")
-RACE_TESTS = ("racing", "race", "schedule", "classifier", "replay", "screening")
+RACE_TESTS = ("racing", "race", "schedule", "classifier", "replay", "clip_preselection")
 ENGINE_TESTS = ("manifest", "folder", "runner", "worker", "plan", "kill")
 
 

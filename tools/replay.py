@@ -75,18 +75,15 @@ def shown(share: float) -> str:
 
 def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRule]]:
     """The reference schedule first, then what is compared with it."""
-    from perception.classification.racing import ConfidenceSequence, PairedT, SuccessiveHalving
+    from perception.classification.racing import Racing
     from perception.classification.schedule import Exhaustive, FixedSchedule
 
     stages = args.stages or (max(1, grid // 10), grid)
     name = f"fixed {','.join(map(str, stages))} keep {','.join(map(str, args.keep))}"
     yield name, FixedSchedule(stages, args.keep)
     yield "exhaustive", Exhaustive(grid)
-    yield "successive_halving", SuccessiveHalving(grid)
     for confidence in args.confidence:
-        yield f"racing {confidence}", PairedT(grid, confidence=confidence)
-        yield f"paired_t {confidence}", PairedT(grid, confidence=confidence, doubt=0.0)
-        yield f"confseq {confidence}", ConfidenceSequence(grid, confidence=confidence)
+        yield f"racing {confidence}", Racing(grid, confidence=confidence)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ from perception.lazy import lazy_names
 
 __all__ = [
     "ClassifierTransform",
-    "ConfidenceSequence",
     "DiffusionClassifier",
     "Exhaustive",
     "FixedSchedule",
-    "PairedT",
     "PromptSet",
-    "SuccessiveHalving",
+    "Racing",
     "class_prompts",
     "read_prompts",
 ]
@@ -20,13 +18,11 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "ClassifierTransform": "perception.classification.transforms",
-        "ConfidenceSequence": "perception.classification.racing",
         "DiffusionClassifier": "perception.classification.classifier",
         "Exhaustive": "perception.classification.schedule",
         "FixedSchedule": "perception.classification.schedule",
-        "PairedT": "perception.classification.racing",
+        "Racing": "perception.classification.racing",
         "PromptSet": "perception.classification.prompts",
-        "SuccessiveHalving": "perception.classification.racing",
         "class_prompts": "perception.classification.prompts",
         "read_prompts": "perception.classification.prompts",
     },

@@ -21,7 +21,6 @@ from perception.classification.prompts import PromptSet
 from perception.classification.race import Candidate, ImageRace, Key, RaceSetup, Requests, race_together
 from perception.classification.schedule import StoppingRule, evaluations
 from perception.classification.scoring import DenoisingErrors
-from perception.classification.screening import Screened, Screening, Screens
 from perception.classification.table import ErrorTable, Margin
 from perception.errors import UserError
 
@@ -39,13 +38,12 @@ class Classification:
     candidate: int  # the winner among DiffusionClassifier.candidates; -1 without an answer
     errors: tuple[float, ...]  # mean error per candidate, over the samples it has seen; NaN without any
     margin: Margin | None  # lead over the best candidate of another class, paired; None without an answer
-    evaluations: int  # denoiser rows spent on this image in its race, without those of `screened`
+    evaluations: int  # denoiser rows spent on this image
     alive: tuple[tuple[int, ...], ...]  # candidates evaluated in each block, best first, then the final order
     survivors: tuple[int, ...]  # candidates the rule could not drop, best first; the first of them is the winner
     stop: str  # why the race ended
     table: ErrorTable = field(repr=False)  # all errors
     probabilities: tuple[float, ...] | None = None  # per class; None without a calibration
-    screened: Screened | None = None  # the rounds before the race, if any
 
 
 class DiffusionClassifier(nn.Module):
@@ -66,7 +64,7 @@ class DiffusionClassifier(nn.Module):
         pool: Pool = "max",
         rows: int = 32,  # most rows per denoiser call
         learned: Learned | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
-        screens: Screens | None = None,  # cheaper rounds before the race, approximate
+        preselect: int | None = None,  # classes of an image that race, the first of its ranking; None: all
         tokens: ClassTokens | None = None,  # from labelled images: one set per class, appended to its prompts
     ) -> None:
         super().__init__()
@@ -78,15 +76,14 @@ class DiffusionClassifier(nn.Module):
         self.score = DenoisingErrors(backbone, loss, rows)
         self.candidates, self.condition = _candidates(backbone, prompts, pool)
         self.setup = RaceSetup(self.candidates, rule, self.blocks, learned)
-        self.screening = None
-        if screens is not None:
-            self.screening = Screening(backbone, self.setup, self.condition, screens)
+        if preselect is not None and preselect < 2:
+            raise UserError(f"a preselection of {preselect} classes leaves nothing to compare; give 2 or more")
+        self.preselect = None if preselect is None else min(preselect, len(prompts.names))
         if tokens is not None:
             owners = {row: c.class_id for c in self.candidates for row in c.rows}
             with torch.no_grad():
                 self.condition = tokens(self.condition, [owners[row] for row in range(len(self.condition))])
-        costs = self.screening.most_costs() if self.screening else [len(c.rows) for c in self.candidates]
-        self.most_evaluations = evaluations(rule, costs, backbone.num_train_timesteps)
+        self.most_evaluations = evaluations(rule, self._most_costs(), backbone.num_train_timesteps)
 
     @torch.inference_mode()
     def forward(
@@ -109,18 +106,16 @@ class DiffusionClassifier(nn.Module):
         latents: Tensor,  # clean, [B, C, h, w]
         image_ids: Sequence[str],
         noise: NoiseSource | None = None,
-        small: Tensor | None = None,  # latents of the same images at a smaller size, for `Screens.small_samples`
-        rankings: Sequence[Sequence[int]] | None = None,  # classes of each image, best first, for `Screens.ranked`
+        rankings: Sequence[Sequence[int]] | None = None,  # classes of each image, best first, for a preselection
     ) -> list[Classification]:
         """The same for latents, but an image whose errors are not finite gets no answer and costs the others nothing.
 
-        Raises UserError when the screens need small images or rankings and there are none.
+        Raises UserError when a preselection needs rankings and there are none.
         """
         check_tensors(latents=latents)
         count = len(image_ids)
-        smaller = [None] * count if small is None else small
-        ranked = [None] * count if rankings is None else rankings
-        each = zip(latents, image_ids, smaller, ranked, strict=True)
+        ranked: Sequence[Sequence[int] | None] = [None] * count if rankings is None else rankings
+        each = zip(latents, image_ids, ranked, strict=True)
         entrants = ((i, self.race(*image)) for i, image in enumerate(each))
         results = dict(filter(None, self.stream(entrants, noise, count)))
         return [results[i] for i in range(count)]
@@ -138,22 +133,33 @@ class DiffusionClassifier(nn.Module):
         self,
         latent: Tensor,  # clean, [C, h, w]
         image_id: str,  # seeds the noise
-        small: Tensor | None = None,  # latent of the same image at a smaller size, for `Screens.small_samples`
-        ranking: Sequence[int] | None = None,  # classes, best first, for `Screens.ranked`
+        ranking: Sequence[int] | None = None,  # classes, best first, for a preselection
     ) -> Requests[Classification]:
-        """Everything that one image needs to be classified: its screening rounds, if any, then its race."""
-        if self.screening is None:
-            return self._result((yield from self.setup.race(latent, image_id)), None)
-        if small is None and self.screening.small is not None:
-            raise UserError("the screening round needs the images at a smaller size; pass their latents as `small`")
-        screened = yield from self.screening.screen(latent if small is None else small, image_id, ranking)
-        return self._result((yield from self.setup.race(latent, image_id, screened.starters)), screened)
+        """Everything that one image needs to be classified. Raises UserError when a ranking is needed and missing."""
+        if self.preselect is None:
+            return self._result((yield from self.setup.race(latent, image_id)))
+        if ranking is None:
+            raise UserError("the preselection needs the classes of every image ranked; pass them as `rankings`")
+        starters = self._of(ranking[: self.preselect])
+        return self._result((yield from self.setup.race(latent, image_id, starters)))
 
-    def _result(self, race: ImageRace, screened: Screened | None) -> Classification:
+    def _of(self, classes: Sequence[int]) -> tuple[int, ...]:
+        wanted = set(classes)
+        return tuple(c for c, candidate in enumerate(self.candidates) if candidate.class_id in wanted)
+
+    def _most_costs(self) -> list[int]:
+        """Denoiser rows of one sample of each candidate, when the classes that cost the most race."""
+        rows: Counter[int] = Counter()
+        for candidate in self.candidates:
+            rows[candidate.class_id] += len(candidate.rows)
+        racing = self._of([class_id for class_id, _ in rows.most_common(self.preselect)])
+        return [len(self.candidates[c].rows) for c in racing]
+
+    def _result(self, race: ImageRace) -> Classification:
         table, means = race.table, tuple(race.table.means().tolist())
         if not table.alive:
             spent, stop = table.evaluations, str(race.stop)
-            return Classification("", -1, -1, means, None, spent, race.alive, (), stop, table, screened=screened)
+            return Classification("", -1, -1, means, None, spent, race.alive, (), stop, table)
         winner = table.alive[0]
         class_id = self.candidates[winner].class_id
         rivals = [c for c, other in enumerate(self.candidates) if other.class_id != class_id]
@@ -169,7 +175,6 @@ class DiffusionClassifier(nn.Module):
             stop=race.stop or "all samples used",
             table=table,
             probabilities=tuple(self.learned.probabilities(table).tolist()) if self.learned else None,
-            screened=screened,
         )
 
 

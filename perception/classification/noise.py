@@ -23,23 +23,15 @@ class NoiseSource(Protocol):
 
 
 class SeededNoise:
-    """Noise as a function of (seed, image id, timestep, trial): equal for every batch size, order and stopping rule.
+    """Noise as a function of (seed, image id, timestep, trial): equal for every batch size, order and stopping rule."""
 
-    Antithetic: trials 2k and 2k + 1 of a timestep are eps and -eps. Each is standard normal, so every mean stays
-    unbiased; in the mean of the pair what is odd in eps cancels, and its variance is (1 + r) / 2 of a single sample's,
-    r being the correlation of the two errors: less than two independent trials where r < 0, more where r > 0.
-    """
-
-    def __init__(self, seed: int = 0, antithetic: bool = False) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.antithetic = antithetic
 
     def __call__(self, image_id: str, sample: Sample, shape: tuple[int, ...]) -> Tensor:
         """Trial 0 is the noise `FeatureSpec(noise="per_image")` uses for the same image."""
-        mirrored = self.antithetic and sample.trial % 2 == 1
-        trial = sample.trial - mirrored
-        noise = sample_noise(self.seed, f"{image_id}#{trial}" if trial else image_id, sample.timestep, shape)
-        return -noise if mirrored else noise
+        name = f"{image_id}#{sample.trial}" if sample.trial else image_id
+        return sample_noise(self.seed, name, sample.timestep, shape)
 
 
 class SharedNoise:

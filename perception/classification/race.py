@@ -92,7 +92,7 @@ class RaceSetup:
 
     candidates: Sequence[Candidate]
     rule: StoppingRule
-    blocks: tuple[Block, ...]  # of the rule: all of them, or the first few
+    blocks: tuple[Block, ...]  # of the rule
     learned: Learned | None = None  # weights of the timesteps
 
     def race(
@@ -103,7 +103,7 @@ class RaceSetup:
     ) -> Requests[ImageRace]:
         """The race of one image, until it has its answer, or errors that are not finite."""
         alive = tuple(range(len(self.candidates))) if starters is None else starters
-        race = ImageRace(self.blocks, self._table(alive), None if alive else NOT_FINITE)  # nobody survived a screen
+        race = ImageRace(self.blocks, self._table(alive))
         while (block := race.block) is not None:
             rows = [row for c in race.table.alive for row in self.candidates[c].rows]
             errors = yield ErrorRequest(latent, image_id, block, torch.tensor(rows))  # [n, rows]
@@ -117,7 +117,6 @@ class RaceSetup:
             [candidate.class_id for candidate in self.candidates],
             [len(candidate.rows) for candidate in self.candidates],
             self.learned.weight([s.timestep for block in self.blocks for s in block]) if self.learned else None,
-            getattr(self.rule, "group", 1),
         )
         table.alive = alive
         return table
@@ -215,14 +214,12 @@ class _Piece:
 
 
 def _pieces(racers: Sequence[_Racer[Key, Result]], score: DenoisingErrors) -> list[tuple[_Racer[Key, Result], _Piece]]:
-    """The rows of the next call: those of the oldest image first, then of others whose latents have its size."""
+    """The rows of the next call: those of the oldest image first, then of others."""
     left = score.rows if len(racers) > 1 else score.first_call(_open(racers))
     pieces: list[tuple[_Racer[Key, Result], _Piece]] = []
     for racer in racers:
         if left and racer.open:
             piece = racer.piece(left)
-            if pieces and piece.request.latent.shape != pieces[0][1].request.latent.shape:
-                continue  # one is in a round on a smaller image
             pieces.append((racer, piece))
             left -= piece.last - piece.first
     return pieces

@@ -10,7 +10,7 @@ Source: Li et al. 2023, arXiv 2303.16203, algorithm 2; where paper and released 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -102,16 +102,14 @@ def spread(count: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(count * v >> bits for v in (*reverse[1:], 0)))
 
 
-def race_blocks(
-    samples: int, trials: int, num_train_timesteps: int, ends: Sequence[int], group: int = 1
-) -> tuple[Block, ...]:
+def race_blocks(samples: int, trials: int, num_train_timesteps: int, ends: Sequence[int]) -> tuple[Block, ...]:
     """The uniform grid of `samples` timesteps in `spread` order, cut after `ends` samples; the last end is the total.
 
-    With several trials the grid is walked once per `group` of them, each time with fresh noise.
+    With several trials the grid is walked once per trial, each time with fresh noise.
     """
     grid = uniform_grid(samples, num_train_timesteps)
-    starts, order = range(0, trials, group), spread(samples)
-    walk = [(grid[i], trial) for first in starts for i in order for trial in range(first, first + group)]
+    order = spread(samples)
+    walk = [(grid[i], trial) for trial in range(trials) for i in order]
     drawn = [Sample(t, trial, index) for index, (t, trial) in enumerate(walk)]
     return tuple(tuple(drawn[start:end]) for start, end in pairwise([0, *ends]))
 
@@ -128,7 +126,6 @@ class FixedSchedule:
     keep: tuple[int, ...]  # candidates kept after each stage; the last is 1
     trials: int = 1  # noises per timestep
     nested: bool = False  # draw exactly n_i, in spread order, as the paper counts; False: the released grids
-    group: int = field(default=1, repr=False)  # trials that count as one sample: 2 for antithetic noise
     name = "fixed"
 
     def __post_init__(self) -> None:
@@ -143,12 +140,11 @@ class FixedSchedule:
             )
         if self.keep[-1] != 1 or any(b > a for a, b in pairwise(self.keep)):
             raise UserError(f"keep {_show(self.keep)} must not grow and must end with 1, such as --keep 5,1")
-        check_group(self.group, self.trials)
 
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """One block per stage; `trials` samples per new timestep, numbered in the order of first evaluation."""
         if self.nested:
-            return race_blocks(max(self.samples), self.trials, num_train_timesteps, self.ends(), self.group)
+            return race_blocks(max(self.samples), self.trials, num_train_timesteps, self.ends())
         stages = staged_timesteps(self.samples, num_train_timesteps)
         return _number(stages, self.trials)
 
@@ -172,13 +168,11 @@ class Exhaustive:
 
     samples: int = 250  # evenly spaced timesteps
     trials: int = 1  # noises per timestep
-    group: int = field(default=1, repr=False)  # trials that count as one sample: 2 for antithetic noise
     name = "exhaustive"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.trials < 1:
             raise UserError(f"samples {self.samples} and trials {self.trials} must both be 1 or more")
-        check_group(self.group, self.trials)
 
     def blocks(self, num_train_timesteps: int) -> tuple[Block, ...]:
         """One block: the whole grid."""
@@ -205,15 +199,6 @@ def evaluations(rule: StoppingRule, costs: Sequence[int], num_train_timesteps: i
 def most_expensive(costs: Sequence[int], candidates: int) -> int:
     """Denoiser rows of so many candidates at most."""
     return sum(sorted(costs, reverse=True)[:candidates])
-
-
-def check_group(group: int, *counts: int) -> None:
-    """Raises UserError unless groups of samples fit wholly into each of the counts."""
-    if group < 1 or any(count % group for count in counts):
-        raise UserError(
-            f"antithetic noise comes in groups of {group} trials at one timestep, which {_show(counts)} cannot hold; "
-            f"give multiples of {group}"
-        )
 
 
 def _number(stages: Sequence[Sequence[int]], trials: int) -> tuple[Block, ...]:

@@ -33,11 +33,9 @@ class ErrorTable:
         classes: Sequence[int] | None = None,  # whom each candidate speaks for; None: every one for a class of its own
         costs: Sequence[int] | None = None,  # denoiser rows of one sample of each candidate; None: one
         weights: Tensor | None = None,  # [N] of the samples in every mean and difference; None: 1
-        group: int = 1,  # neighbouring samples that count as one in differences: 2 for antithetic pairs
     ) -> None:
         self.errors = torch.full((candidates, samples), float("nan"))  # [C, N] float32, on the CPU, as measured
         self.weights = torch.ones(samples, dtype=torch.float64) if weights is None else weights.double()
-        self.group = group
         self.counts = [0] * candidates
         self.classes = tuple(range(candidates) if classes is None else classes)
         self.costs = (1,) * candidates if costs is None else tuple(costs)
@@ -73,14 +71,14 @@ class ErrorTable:
         return tuple(c for _, c in sorted(zip(means, candidates, strict=True), key=lambda pair: pair[0]))
 
     def difference(self, candidate: int, other: int) -> Tensor:
-        """Paired error(candidate) - error(other) on their common samples, float64. [min(counts) // group]."""
+        """Paired error(candidate) - error(other) on their common samples, float64. [min(counts)]."""
         common = self._weighted([candidate, other], slice(min(self.counts[candidate], self.counts[other])))
-        return self._grouped(common[0] - common[1])
+        return common[0] - common[1]
 
     def gaps(self, leader: int, others: Sequence[int]) -> Tensor:
-        """Paired error(other) - error(leader) of candidates that have seen as much as it, float64. [R, n // group]."""
+        """Paired error(other) - error(leader) of candidates that have seen as much as it, float64. [R, n]."""
         seen = self._weighted([leader, *others], slice(self.counts[leader]))
-        return self._grouped(seen[1:] - seen[:1])
+        return seen[1:] - seen[:1]
 
     def margin(self, winner: int, rivals: Sequence[int]) -> Margin | None:
         """Compare the winner with its runner-up; None when there is no rival.
@@ -95,13 +93,6 @@ class ErrorTable:
         gap = self.difference(rival, winner)  # [n]
         error = (gap.std() / len(gap) ** 0.5).item() if len(gap) > 1 else float("nan")
         return Margin(rival, gap.mean().item(), error, len(gap))
-
-    def _grouped(self, gaps: Tensor) -> Tensor:
-        """Means of whole groups, [..., n] -> [..., n // group]: samples of a group are not independent."""
-        if self.group == 1:
-            return gaps
-        whole = gaps.shape[-1] - gaps.shape[-1] % self.group
-        return gaps[..., :whole].unflatten(-1, (whole // self.group, self.group)).mean(-1)
 
     def _weighted(self, rows: slice | list[int], samples: slice) -> Tensor:
         return self.errors[:, samples][rows].double() * self.weights[samples]  # [R, n]

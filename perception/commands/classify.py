@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 from perception.commands.asked import request_of
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
-from perception.commands.classify_rules import add_rule_arguments, chosen_rule
-from perception.commands.classify_screens import add_screen_arguments, chosen_screens
+from perception.commands.classify_rules import (
+    add_preselection_arguments,
+    add_rule_arguments,
+    check_preselection,
+    chosen_rule,
+)
 from perception.commands.common import (
     a_path,
     add_backbone_arguments,
@@ -37,7 +41,6 @@ perception classify photos/ --prompts pets --preset pets --method fixed --out ru
 perception classify labelled/ --out runs/scores            # one sub-folder per class: prints the accuracy
 perception classify --dataset fashion_mnist --root data/fashion_mnist --backbone mini-dit --out runs/fashion
 perception classify photos/ --classes cat,dog --error-maps --out runs/maps    # and where they differ
-perception classify photos/ --prompts imagenet --preselect 100 --screen-size 256 --out runs/quick    # approximate
 perception classify photos/ --prompts imagenet --preselect 20 --preselect-clip models/clip-vit-large --out runs/clip
 perception classify photos/ --classes cat,dog --dry-run    # what it would cost"""
 
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IMAGES, what to compare them with, and how."""
     add_input_arguments(parser)
     _add_method_arguments(parser)
-    add_screen_arguments(parser)
+    add_preselection_arguments(parser)
     _add_output_arguments(parser)
     add_backbone_arguments(parser)
     add_job_arguments(
@@ -157,9 +160,7 @@ def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOption
         error_maps=args.error_map_samples if args.error_maps else 0,
         learned=_learned(args),
         calibration=args.calibration,
-        screens=chosen_screens(args),
-        screen_size=args.screen_size,
-        antithetic=args.antithetic,
+        preselect=args.preselect,
         crop=args.crop,
         tokens=args.class_tokens,
         clip=_clip(args),
@@ -187,9 +188,10 @@ def _learned(args: argparse.Namespace) -> Learned | None:
 
 def _clip(args: argparse.Namespace) -> str | None:
     """The CLIP model of the preselection, checked before anything heavy is loaded."""
+    check_preselection(args)
     name: str | None = args.preselect_clip
     if name is not None:
-        from perception.classification.clip_screen import check_clip
+        from perception.classification.clip_preselection import check_clip
 
         check_clip(name)
     return name

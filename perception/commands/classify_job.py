@@ -16,7 +16,7 @@ from safetensors.torch import save
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.typicality import TypicalityMeter
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
-from perception.classification.clip_screen import ClipRanking, ClipScreen
+from perception.classification.clip_preselection import ClipPreselection, ClipRanking
 from perception.classification.error_maps import ErrorMaps, overlay_png
 from perception.classification.few_shot import load_class_tokens
 from perception.classification.learned import Learned
@@ -24,7 +24,6 @@ from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
 from perception.classification.race import Requests
 from perception.classification.schedule import StoppingRule
-from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
 from perception.commands.classify_report import is_answer
@@ -59,12 +58,10 @@ class ClassifyOptions:
     error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
     learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
     calibration: Path | None = None  # OUT of the run on those images, which must fit
-    screens: Screens | None = None  # cheaper rounds before the race
-    screen_size: tuple[int, int] | None = None  # of the image in those rounds, height and width in pixels
-    antithetic: bool = False  # noise in pairs; the rule then counts groups of two
+    preselect: int | None = None  # classes of an image that race; None: all
     crop: str | None = None  # resize or adm; None: as the backbone was trained
     tokens: Path | None = None  # learned class tokens
-    clip: str | None = None  # CLIP model that ranks the classes for `Screens.preselect`: a folder or a hub id
+    clip: str | None = None  # CLIP model that chooses them: a folder or a hub id
 
 
 class Sample(NamedTuple):
@@ -74,7 +71,6 @@ class Sample(NamedTuple):
     noise_id: str  # SHA-256 of the decoded pixels: a renamed file gets the same noise
     pixels: torch.Tensor  # [3, H, W] in [0, 1]
     truth: int | None  # class, when the item has a label
-    small: torch.Tensor | None = None  # [3, H', W'] for the screening rounds
     clip: torch.Tensor | None = None  # [3, S, S] as CLIP sees it
     measured: torch.Tensor | None = None  # [3, S, S] as TypicalityMeter sees it
 
@@ -97,20 +93,17 @@ class ImageClassifier:
     """
 
     def __init__(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> None:
-        self.clip = None if options.clip is None else ClipScreen(options.clip, options.prompts, backbone.device)
+        self.clip = None if options.clip is None else ClipPreselection(options.clip, options.prompts, backbone.device)
         if backbone.class_names is not None and options.class_prompts is not None:
             options = replace(options, prompts=options.prompts.told(options.class_prompts))
         o = options
-        screens = o.screens if self.clip is None else replace(o.screens or Screens(), ranked=True)
         tokens = None if o.tokens is None else load_class_tokens(o.tokens, o.prompts.names)
         self.classifier = DiffusionClassifier(
-            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.learned, screens, tokens
+            backbone, o.prompts, o.rule, o.loss, o.pool, o.rows, o.learned, o.preselect, tokens
         )
         self.size = image_size(backbone, o.size)
         crop = o.crop or default_crop(backbone)
         self.transform = square_transform(crop, self.size, o.interpolation, o.border)
-        self.screen_size = None if o.screen_size is None else _smaller(image_size(backbone, o.screen_size), self.size)
-        self.small = square_transform(crop, self.screen_size, o.interpolation, o.border) if self.screen_size else None
         self.maps = ErrorMaps(backbone, o.error_maps, o.rows, o.loss) if o.error_maps else None
         self.noise = self._noise(backbone, options)
         self.meter = TypicalityMeter.of(backbone)
@@ -133,10 +126,9 @@ class ImageClassifier:
             raise UserError(f"{item.id} has no image file; classify takes images")
         image = read_image(item.path)
         truth = None if item.label is None else self.prompts.find(item.label)
-        small = self.small(image) if self.small else None
         clip = self.clip.pixels(trimmed(image, self.border)) if self.clip else None
         measured = self.meter.pixels(image) if self.meter else None
-        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, small, clip, measured)
+        return Sample(item.id, content_hash(np.array(image)), self.transform(image), truth, clip, measured)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Outcome]:
         """Classify prepared images."""
@@ -169,18 +161,16 @@ class ImageClassifier:
 
     @torch.inference_mode()
     def _enter(self, sample: Sample) -> _Entered:
-        encode = self.classifier.backbone.encode
-        latent = encode(sample.pixels[None])[0]  # [C, h, w]
-        small = None if sample.small is None else encode(sample.small[None])[0]
+        latent = self.classifier.backbone.encode(sample.pixels[None])[0]  # [C, h, w]
         clip = None if self.clip is None or sample.clip is None else self.clip([sample.clip])[0]
         ranking = None if clip is None else clip.classes
-        return _Entered(sample, latent, clip, self.classifier.race(latent, sample.noise_id, small, ranking))
+        return _Entered(sample, latent, clip, self.classifier.race(latent, sample.noise_id, ranking))
 
     def _outcome(self, entered: _Entered, result: Classification) -> Outcome:
         if not result.survivors:
             return Outcome({"errors": float("nan")})  # which makes a failed line
         sample = entered.sample
-        record = self._record(result) | self._preselected(entered.clip)
+        record = self._record(result, entered.clip)
         if self.meter is not None and sample.measured is not None:
             record |= self.meter(sample.measured).record()
         if sample.truth is not None:
@@ -200,12 +190,10 @@ class ImageClassifier:
         winner, rival = (part.mean(0) for part in maps.split([len(rows) for rows in pair]))
         return len(maps) * len(self.maps.samples), overlay_png(sample.pixels, rival - winner)
 
-    def _record(self, result: Classification) -> dict[str, Any]:
+    def _record(self, result: Classification, clip: ClipRanking | None) -> dict[str, Any]:
         candidates, margin, names = self.classifier.candidates, result.margin, self.prompts.names
         order = race_ranking(result.alive, result.errors, range(len(candidates)))
-        ranking = list(dict.fromkeys(candidates[c].class_id for c in order))
-        if result.screened is not None:
-            ranking = list(dict.fromkeys([*ranking, *result.screened.order]))
+        ranking = list(dict.fromkeys([*(candidates[c].class_id for c in order), *(clip.classes if clip else ())]))
         best = sorted(order[:MOST_SHOWN])
         return {
             "label": result.label,
@@ -214,7 +202,6 @@ class ImageClassifier:
             "errors": {candidates[c].name: result.errors[c] for c in best},
             "samples": {candidates[c].name: result.table.counts[c] for c in best},
             "evaluations": result.evaluations,
-            **_screened(result),
             "runner_up": None if margin is None else names[candidates[margin.rival].class_id],
             "margin": None if margin is None else margin.mean,
             "margin_se": None if margin is None or margin.samples < 2 else margin.standard_error,
@@ -223,6 +210,7 @@ class ImageClassifier:
             "survivors": [candidates[c].name for c in result.survivors[:MOST_SHOWN]],
             "stop": result.stop,
             **self._probabilities(result, ranking),
+            **self._preselected(clip),
         }
 
     def _probabilities(self, result: Classification, ranking: Sequence[int]) -> dict[str, Any]:
@@ -234,12 +222,12 @@ class ImageClassifier:
 
     def _preselected(self, clip: ClipRanking | None) -> dict[str, Any]:
         """The positions of the classes that CLIP lets through, best first, and the similarities of the first few."""
-        if clip is None or self.clip is None or self.classifier.screening is None:
+        if clip is None or self.clip is None:
             return {}
         shown = zip(clip.classes[:MOST_SHOWN], clip.similarities[:MOST_SHOWN], strict=True)
         return {
             "preselected_by": self.clip.name,
-            "preselected": list(clip.classes[: self.classifier.screening.keep]),
+            "preselected": list(clip.classes[: self.classifier.preselect]),
             "similarities": {self.prompts.names[c]: similarity for c, similarity in shown},
         }
 
@@ -262,11 +250,7 @@ class ImageClassifier:
 
     def _noise(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> NoiseSource:
         if options.noise is None:
-            return SeededNoise(options.seed, options.antithetic)
-        if options.antithetic:
-            raise UserError(
-                "a noise file holds its noise as it is; make the pairs in the file, or leave out antithetic"
-            )
+            return SeededNoise(options.seed)
         noise = read_noise(options.noise)
         samples = max(sum(map(len, self.classifier.blocks)), options.error_maps)
         stride = backbone.latent_stride
@@ -285,24 +269,6 @@ def _ordered(content: bytes) -> bytes:
 def default_crop(backbone: DiffusionBackbone) -> str:
     """The crop of the training: ADM's for a class-conditional DiT on latents (Peebles & Xie 2023, section 4)."""
     return "adm" if backbone.class_names is not None and backbone.vae is not None else "resize"
-
-
-def _smaller(screen: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """The size of the screening rounds. Raises UserError unless it saves something."""
-    if screen[0] * screen[1] >= size[0] * size[1]:
-        raise UserError(
-            f"a screening image of {screen[0]}x{screen[1]} is not smaller than the image of {size[0]}x{size[1]}; "
-            "lower --screen-size"
-        )
-    return screen
-
-
-def _screened(result: Classification) -> dict[str, int]:
-    """Denoiser rows before the race."""
-    screened = result.screened
-    if screened is None:
-        return {}
-    return {"preselect_evaluations": screened.tree_evaluations, "screen_evaluations": screened.small_evaluations}
 
 
 def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dict[str, Any]:
@@ -324,8 +290,7 @@ def _settings(options: ClassifyOptions, size: tuple[int, int], crop: str) -> dic
         **({"class_indices": _digest(options.prompts.indices)} if options.prompts.is_numbered else {}),
         **({"error_map_samples": options.error_maps} if options.error_maps else {}),
         **({"calibration": repr(options.learned)} if options.learned else {}),
-        **({"screens": repr(options.screens), "screen_size": options.screen_size} if options.screens else {}),
-        **({"antithetic": True} if options.antithetic else {}),
+        **({"preselect": options.preselect} if options.preselect else {}),
         **({"crop": crop} if crop != "resize" else {}),
         **({"class_tokens": file_hash(options.tokens)} if options.tokens else {}),
     }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -15,53 +14,32 @@ from perception.engine.plan import CostPlan, Measurement, measure, plan
 _LINE_BYTES, _CANDIDATE_BYTES = 600, 120  # of a manifest line
 
 
-@dataclass(frozen=True)
-class ClassifyPlan:
-    """The whole job, and what of it the screening rounds take."""
-
-    total: CostPlan
-    screens: Mapping[str, tuple[int, float]]  # round -> denoiser evaluations and FLOPs
-
-    def render(self) -> str:
-        """The table of the whole, then a line per round."""
-        lines = [
-            f"{name:>20}  {rows} of these evaluations, {flops:.3g} FLOP" for name, (rows, flops) in self.screens.items()
-        ]
-        return "\n".join([self.total.render(), *lines])
-
-
-def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: int) -> ClassifyPlan:
+def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: int) -> CostPlan:
     """What classifying so many images would cost at most: one denoiser call and one VAE call, measured and scaled.
 
     A race that nothing ends early sees the whole grid; on images that the backbone knows it takes a small part of it.
     """
     job = ImageClassifier(backbone, options)
-    race = job.classifier.most_evaluations + _map_evaluations(job)
-    tree, small = job.classifier.screening.most_evaluations() if job.classifier.screening else (0, 0)
-    once = items <= 1
-    whole, row = _measured(job, job.size, once)
-    cheap, cheap_row = (whole, row) if job.screen_size is None else _measured(job, job.screen_size, once)
-    parts = [_scaled(row, race), _scaled(cheap_row, tree + small), whole, *([] if cheap is whole else [cheap])]
+    rows = job.classifier.most_evaluations + _map_evaluations(job)
+    encoding, row = _measured(job, items <= 1)
+    parts = [_scaled(row, rows), encoding]
     if (clip := job.clip) is not None:
         pixels = clip.pixels(Image.new("RGB", (64, 64)))
-        parts.append(measure(lambda: clip([pixels]), backbone.device, once=once))
+        parts.append(measure(lambda: clip([pixels]), backbone.device, once=items <= 1))
     image = Measurement(
         flops=sum(part.flops for part in parts),
         seconds=sum(part.seconds for part in parts),
         base_bytes=row.base_bytes,
         peak_bytes=row.peak_bytes,
     )
-    total = plan(image, items, batch_size=1, evaluations=race + tree + small, disk_bytes=_disk_bytes(job))
-    size = "x".join(map(str, job.screen_size or job.size))
-    counts = {"label tree": tree, f"first at {size}": small}
-    return ClassifyPlan(total, {name: (n * items, cheap_row.flops * n * items) for name, n in counts.items() if n})
+    return plan(image, items, batch_size=1, evaluations=rows, disk_bytes=_disk_bytes(job))
 
 
-def _measured(job: ImageClassifier, size: tuple[int, int], once: bool) -> tuple[Measurement, Measurement]:
-    """Encoding one image of this size, and one denoiser row of it within a full call."""
+def _measured(job: ImageClassifier, once: bool) -> tuple[Measurement, Measurement]:
+    """Encoding one image, and one denoiser row of it within a full call."""
     classifier, backbone = job.classifier, job.classifier.backbone
     rows = sum(len(c.rows) for c in classifier.candidates)
-    pixels = torch.zeros(1, 3, *size)
+    pixels = torch.zeros(1, 3, *job.size)
     k = min(rows, classifier.score.rows)
     samples = 1 if once else max(1, classifier.score.rows // k)  # as many rows as one call has
     with torch.inference_mode():

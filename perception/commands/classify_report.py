@@ -22,8 +22,6 @@ from perception.metrics.classification import LEGIBLE, ClassificationMetrics, co
 CONFUSION, RELIABILITY = "confusion.png", "reliability.png"  # below OUT
 _EVALUATIONS = {
     "evaluations": "{:.1f} denoiser evaluations per image",
-    "preselect_evaluations": "{:.1f} before it for the label tree",
-    "screen_evaluations": "{:.1f} before it on the small image",
     "map_evaluations": "and {:.1f} for its error map",
 }
 ANSWER = {  # fields of a manifest line that are read here
@@ -95,7 +93,7 @@ def report(
 
 
 def evaluations_line(spent: Mapping[str, int], images: int) -> str:
-    """How many denoiser evaluations an image took; those of screening rounds and error maps apart."""
+    """How many denoiser evaluations an image took; those of error maps apart."""
     kinds = [kind for kind in _EVALUATIONS if spent[kind] or kind == "evaluations"]
     return ", ".join(_EVALUATIONS[kind].format(spent[kind] / images) for kind in kinds)
 

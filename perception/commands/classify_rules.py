@@ -15,15 +15,11 @@ if TYPE_CHECKING:
 
 METHODS = {
     "racing": "drop a class once the rest of the grid would hardly prefer it; ends duels that no grid decides",
-    "paired_t": "the same, until the whole grid's decision is foreseen",
-    "confseq": "anytime-valid bounds: the most careful, the most evaluations",
-    "successive_halving": "keep the better half each time",
     "fixed": "the published stages, --samples N,N --keep K,1",
     "exhaustive": "all candidates on all samples",
 }
 SAMPLES, KEEP, GRID = (20, 100), (3, 1), (250,)  # fixed: for ten classes 440 evaluations per image
 CONFIDENCE, MEASURED = 0.99, 40  # of each comparison, which agrees with the whole grid up to so many candidates
-_RACES = ("racing", "paired_t", "confseq", "successive_halving")
 
 
 def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
@@ -37,7 +33,7 @@ def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
         "--confidence",
         type=float,
         metavar="P",
-        help="of dropping a candidate rightly, per comparison: racing, paired_t, confseq (default: "
+        help="of dropping a candidate rightly, per comparison of a race (default: "
         f"{CONFIDENCE} for up to {MEASURED} candidates, 1 - {(1 - CONFIDENCE) * MEASURED:.1g} / N for more)",
     )
     group.add_argument(
@@ -57,15 +53,34 @@ def add_rule_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="K,1",
         help=f"fixed: candidates kept after each stage (default: {','.join(map(str, KEEP))})",
     )
-    group.add_argument(
-        "--trials", type=positive_int, metavar="N", help="noises per timestep (default: 1; 2 with --antithetic)"
+    group.add_argument("--trials", type=positive_int, metavar="N", help="noises per timestep (default: 1)")
+
+
+def add_preselection_arguments(parser: argparse.ArgumentParser) -> None:
+    """--preselect and --preselect-clip."""
+    group = parser.add_argument_group(
+        "preselection for hundreds of classes (approximate: a class that it drops cannot win)"
     )
     group.add_argument(
-        "--antithetic",
-        action="store_true",
-        help="noises of a timestep come in pairs eps, -eps: unbiased; whether the mean of a pair varies less than that "
-        "of two draws depends on the model (halve --samples for the same grid of evaluations)",
+        "--preselect",
+        type=positive_int,
+        metavar="N",
+        help="let the N classes race whose prompts are most similar to the image (default: all classes)",
     )
+    group.add_argument(
+        "--preselect-clip",
+        metavar="MODEL",
+        help="for this CLIP model: a hub id, or a transformers folder with tokenizer and preprocessor_config.json",
+    )
+
+
+def check_preselection(args: argparse.Namespace) -> None:
+    """Raise UserError unless both options of the preselection are there, or none."""
+    if (args.preselect is None) != (args.preselect_clip is None):
+        raise UserError(
+            "--preselect N and --preselect-clip MODEL belong together: how many classes race, and the CLIP model that "
+            "chooses them; give both"
+        )
 
 
 def default_confidence(candidates: int) -> float:
@@ -78,49 +93,34 @@ def chosen_rule(args: argparse.Namespace, preset: Preset | None, costs: Sequence
 
     Raises UserError for options that the method does not know, and for numbers out of range.
     """
+    from perception.classification.racing import Racing
     from perception.classification.schedule import Exhaustive, FixedSchedule
 
     method = args.method or ("fixed" if args.keep is not None else "racing")
     _refuse_foreign(args, method)
-    group = 2 if args.antithetic else 1
-    trials = group if args.trials is None else args.trials
+    trials = args.trials or 1
     if method == "fixed":
         samples = SAMPLES if args.samples is None else args.samples
         keep = KEEP if args.keep is None else args.keep
         if preset:
             samples, keep = args.samples or preset.samples, args.keep or preset.keep
-        return FixedSchedule(samples, keep, trials, group=group)
+        return FixedSchedule(samples, keep, trials)
     samples = args.samples or (preset.samples[-1:] if preset else GRID)
     if len(samples) != 1:
         raise UserError(f"--samples of --method {method} is one number, such as --samples {max(samples)}")
     if method == "exhaustive":
-        return Exhaustive(samples[0], trials, group)
-    rule = _race(args, method, samples[0], trials, group, len(costs))
+        return Exhaustive(samples[0], trials)
+    confidence = default_confidence(len(costs)) if args.confidence is None else args.confidence
+    rule = Racing(samples[0], trials, args.budget, confidence=confidence)
     rule.most_rows(costs)
     return rule
-
-
-def _race(
-    args: argparse.Namespace, method: str, samples: int, trials: int, group: int, candidates: int
-) -> StoppingRule:
-    from perception.classification.racing import ConfidenceSequence, PairedT, RacingRule, SuccessiveHalving
-
-    kinds: dict[str, type[RacingRule]] = {"successive_halving": SuccessiveHalving, "confseq": ConfidenceSequence}
-    kind = kinds.get(method, PairedT)
-    own = {} if method == "successive_halving" else {"confidence": default_confidence(candidates)}
-    if args.confidence is not None:
-        own["confidence"] = args.confidence
-    if method == "paired_t":
-        own["doubt"] = 0.0
-    first, block = kind.first * group, kind.block * group
-    return kind(samples, trials, args.budget, first=first, block=block, group=group, **own)
 
 
 def _refuse_foreign(args: argparse.Namespace, method: str) -> None:
     known = {
         "keep": method == "fixed",
-        "budget": method in _RACES,
-        "confidence": method in _RACES[:3],
+        "budget": method == "racing",
+        "confidence": method == "racing",
     }
     for option, fits in known.items():
         if getattr(args, option) is not None and not fits:

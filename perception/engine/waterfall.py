@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception.backbones.backbone import DiffusionBackbone
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.prompts import PromptSet
-from perception.classification.racing import PairedT
+from perception.classification.racing import Racing
 from perception.classification.schedule import FixedSchedule, StoppingRule
 from perception.classification.scoring import DenoisingErrors
 from perception.engine.plan import timed
@@ -62,7 +62,7 @@ def waterfall(
     As many images as a denoiser call has rows race together, as in `perception classify`.
     """
     reference = FixedSchedule(stages, keep)
-    racing = PairedT(max(stages))
+    racing = Racing(max(stages))
     ways: list[tuple[str, StoppingRule, int]] = [
         ("released schedule", reference, 1),
         ("nominal counts", FixedSchedule(stages, keep, nested=True), 1),

@@ -8,10 +8,11 @@ import torch
 from perception.backbones import DiffusionBackbone
 from perception.classification import classifier
 from perception.classification.classifier import DiffusionClassifier
+from perception.classification.few_shot import ClassTokens
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import PromptSet, class_prompts
 from perception.classification.race import NOT_FINITE
-from perception.classification.racing import PairedT
+from perception.classification.racing import Racing
 from perception.classification.schedule import Decision, Exhaustive, FixedSchedule, Sample
 from perception.errors import UserError
 
@@ -136,9 +137,9 @@ def test_equal_prompts_tie_and_the_first_wins(tiny_backbone, latents):
 
 def test_a_hundred_prompts_race(tiny_backbone, latents):
     prompts = class_prompts([f"thing {i}" for i in range(100)])
-    classifier = DiffusionClassifier(tiny_backbone, prompts, PairedT(9), rows=100)
+    classifier = DiffusionClassifier(tiny_backbone, prompts, Racing(9), rows=100)
     (result,) = classifier.classify_latents(latents[:1, :, :2, :2], ["a"])
-    assert 100 * PairedT.first <= result.evaluations <= 900
+    assert 100 * Racing.first <= result.evaluations <= 900
     assert result.survivors[0] == result.candidate
 
 
@@ -148,15 +149,13 @@ def broken(image_id, sample, shape):
     return eps * float("inf") if image_id == "photo" and sample.index else eps
 
 
-@pytest.mark.parametrize("rule", [FixedSchedule((4, 12), (2, 1)), PairedT(20), Exhaustive(5)])
+@pytest.mark.parametrize("rule", [FixedSchedule((4, 12), (2, 1)), Racing(20), Exhaustive(5)])
 def test_the_most_evaluations_count_the_prompts_of_pooled_classes(tiny_backbone, latents, rule):
     """Three classes of 6, 4 and 1 prompts, of which the two largest may be left after a stage."""
     prompts = PromptSet(tuple(map(str, range(11))), (0,) * 6 + (1,) * 4 + (2,), ("a", "b", "c"), (0, 1, 2))
     classifier = DiffusionClassifier(tiny_backbone, prompts, rule, pool="mean_error")
     (result,) = classifier.classify_latents(latents[:1], ["a"])
-    assert (
-        classifier.most_evaluations == {"fixed": 11 * 4 + 10 * 8, "paired_t": 11 * 20, "exhaustive": 11 * 5}[rule.name]
-    )
+    assert classifier.most_evaluations == {"fixed": 11 * 4 + 10 * 8, "racing": 11 * 20, "exhaustive": 11 * 5}[rule.name]
     assert result.evaluations <= classifier.most_evaluations
 
 
@@ -175,3 +174,13 @@ def test_errors_that_are_not_finite_give_no_answer_and_cost_the_others_nothing(t
 def test_bad_pooling_gets_one_sentence(tiny_backbone):
     with pytest.raises(UserError, match="unknown pooling 'min'; choose one of max, mean_error, mean_embed"):
         DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(1), pool="min")
+
+
+def test_learned_tokens_fit_any_number_of_prompts(tiny_backbone, latents):
+    prompts = class_prompts([f"thing {i}" for i in range(6)], ["a {}.", "my {}"])
+    untrained = ClassTokens.beside(tiny_backbone.condition(prompts.prompts[::2]), 2)
+    classifier = DiffusionClassifier(tiny_backbone, prompts, Exhaustive(1), tokens=untrained)
+    assert classifier.condition.hidden.shape[:2] == (12, 77 + 2)
+    assert torch.equal(classifier.condition.hidden[0, -2:], classifier.condition.hidden[1, -2:])
+    (result,) = classifier.classify_latents(latents[:1], ["a"])
+    assert result.label in prompts.names

@@ -11,10 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import perception
 from perception.backbones.conditioning import Condition
-from perception.classification.label_tree import class_vectors
 from perception.classification.learned import learn
 from perception.classification.prompts import class_prompts
-from perception.classification.racing import PairedT
+from perception.classification.racing import Racing
 from perception.classification.replay import Recorded
 from perception.classification.table import ErrorTable
 from perception.metrics.classification import ClassificationMetrics, format_table, race_ranking
@@ -72,12 +71,6 @@ def _prompts(classes: int) -> None:
     assert len(prompts.select(range(0, classes, 2))) == classes
 
 
-def _vectors(classes: int) -> None:
-    """One vector per class for the label tree."""
-    owners = [c for c in range(classes) for _ in range(2)]
-    assert class_vectors(None, Condition(torch.ones(2 * classes, 3, 4)), owners).shape == (classes, 4)
-
-
 def _figures(classes: int) -> None:
     """Accuracies, the table and the confusions."""
     names = [f"class {c}" for c in range(classes)]
@@ -98,7 +91,7 @@ def _calls(classes: int) -> None:
 
 def _race(classes: int) -> None:
     """The decisions about one image."""
-    rule = PairedT(samples=40)
+    rule = Racing(samples=40)
     table = ErrorTable(classes, 40)
     history = []
     for number, (first, last) in enumerate(zip([0, *rule.ends()], rule.ends(), strict=False)):
@@ -115,7 +108,7 @@ def _weights(classes: int) -> None:
     assert learn([Recorded(errors, (0, 1, 2, 3), tuple(range(classes)), 0)], weigh_timesteps=True).weights
 
 
-@pytest.mark.parametrize("task", [_prompts, _vectors, _figures, _calls, _race], ids=lambda task: task.__name__)
+@pytest.mark.parametrize("task", [_prompts, _figures, _calls, _race], ids=lambda task: task.__name__)
 def test_the_work_grows_with_the_classes(task):
     few, many = _work(task, FEW), _work(task, MANY)
     for before, after in zip(few, many, strict=True):

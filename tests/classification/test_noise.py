@@ -28,19 +28,6 @@ def test_seeded_noise_depends_on_seed_image_timestep_and_trial_only():
     assert not any(torch.equal(base, other) for other in others)
 
 
-def test_antithetic_trials_are_pairs_of_opposite_sign():
-    plain, paired = SeededNoise(1), SeededNoise(1, antithetic=True)
-    drawn = [paired("a", Sample(10, trial), SHAPE) for trial in range(4)]
-    assert torch.equal(drawn[0], plain("a", Sample(10), SHAPE))
-    assert torch.equal(drawn[1], -drawn[0])
-    assert torch.equal(drawn[2], plain("a", Sample(10, 2), SHAPE))
-    assert torch.equal(drawn[3], -drawn[2])
-    assert torch.equal(
-        drawn[1], SeededNoise(1, antithetic=True)("a", Sample(10, 1, 77), SHAPE)
-    )  # by name, not by order
-    assert not torch.equal(drawn[1], paired("a", Sample(11, 1), SHAPE))
-
-
 def test_noise_files_of_every_kind_are_read_by_index(tmp_path):
     noise = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     np.save(tmp_path / "n.npy", noise.numpy())

@@ -7,7 +7,7 @@ from perception.classification.classifier import DiffusionClassifier
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import class_prompts
 from perception.classification.race import ErrorRequest, race_together
-from perception.classification.racing import PairedT
+from perception.classification.racing import Racing
 from perception.classification.schedule import Sample
 from perception.classification.scoring import DenoisingErrors
 
@@ -101,7 +101,7 @@ def test_errors_do_not_tell_which_images_came_before(tiny_backbone):
     """To the last digit: a resumed job writes the bytes of one that was never stopped."""
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     prompts, alone = class_prompts(["cat", "dog", "red car", "bus"]), ["c", "d"]
-    whole, resumed = (DiffusionClassifier(tiny_backbone, prompts, PairedT(30), rows=7) for _ in range(2))
+    whole, resumed = (DiffusionClassifier(tiny_backbone, prompts, Racing(30), rows=7) for _ in range(2))
     whole.classify_latents(latents[:2], ["a", "b"])
     for one, other in zip(
         whole.classify_latents(latents[2:], alone), resumed.classify_latents(latents[2:], alone), strict=True
@@ -111,7 +111,7 @@ def test_errors_do_not_tell_which_images_came_before(tiny_backbone):
 
 def test_races_of_a_batch_equal_single_races(tiny_backbone):
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    classifier = DiffusionClassifier(tiny_backbone, class_prompts(["cat", "dog", "red car", "bus"]), PairedT(30))
+    classifier = DiffusionClassifier(tiny_backbone, class_prompts(["cat", "dog", "red car", "bus"]), Racing(30))
     together = classifier.classify_latents(latents, ["a", "b", "c"])
     alone = [classifier.classify_latents(latents[i : i + 1], [name])[0] for i, name in enumerate("abc")]
     assert [(r.alive, r.stop, r.evaluations) for r in together] == [(r.alive, r.stop, r.evaluations) for r in alone]

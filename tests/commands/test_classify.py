@@ -364,7 +364,7 @@ def test_bad_input_gets_one_sentence(run, folder, monkeypatch, arguments, senten
         (("--samples", "2,4"), "--samples of --method racing is one number, such as --samples 4"),
         (("--confidence", "1"), "a confidence of 1.0 is not between 0.5 and 1"),
         (("--budget", "6"), "a budget of 6 evaluations per image is less than the first 4 samples of 2 candidates"),
-        (("--method", "successive_halving", "--confidence", "0.9"), "--confidence has no meaning"),
+        (("--method", "exhaustive", "--confidence", "0.9"), "--confidence has no meaning"),
         (("--method", "exhaustive", "--budget", "100"), "--budget has no meaning for --method exhaustive"),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception.classification.error_maps import ErrorMaps, overlay_png
 from perception.classification.prompts import class_prompts
-from perception.classification.racing import PairedT
+from perception.classification.racing import Racing
 from perception.classification.schedule import Exhaustive
 from perception.classification.sets import ClassificationSet
 from perception.commands import classify
@@ -112,7 +112,7 @@ def test_a_data_set_decides_border_and_loss(tmp_path, monkeypatch):
     assert comparison.items == [Item("0.png", tmp_path / "0.png", "dog")]
     options = classify._options(args, comparison)
     assert (options.border, options.loss) == (2, "l1")
-    assert options.rule == PairedT()  # a data set is no reason for the published schedule
+    assert options.rule == Racing()  # a data set is no reason for the published schedule
     args = parser.parse_args(["--dataset", "objectnet", "--root", str(tmp_path), "--border", "0", "--loss", "huber"])
     options = classify._options(args, comparison)
     assert (options.border, options.loss) == (0, "huber")
@@ -124,16 +124,17 @@ def test_a_data_set_decides_border_and_loss(tmp_path, monkeypatch):
         (("--prompts", "mnist"), 0.99),
         (("--prompts", "imagenet"), 0.9996),
         (("--prompts", "imagenet", "--confidence", "0.99"), 0.99),
-        (("--prompts", "imagenet", "--preselect", "40"), 0.99),
-        (("--prompts", "imagenet", "--preselect", "80", "--method", "confseq"), 0.995),
-        (("--prompts", "mnist", "--template", "cifar", "--method", "paired_t"), 1 - 0.01 * 40 / 180),
+        (("--prompts", "imagenet", "--preselect", "40", "--preselect-clip", "CLIP"), 0.99),
+        (("--prompts", "imagenet", "--preselect", "80", "--preselect-clip", "CLIP"), 0.995),
+        (("--prompts", "mnist", "--template", "cifar"), 1 - 0.01 * 40 / 180),
         (("--prompts", "mnist", "--template", "cifar", "--pool", "mean_error"), 0.99),
         (("--prompts", "mnist", "--template", "cifar", "--pool", "mean_embed"), 0.99),
     ],
 )
-def test_many_candidates_are_compared_more_carefully(folder, arguments, confidence):
+def test_many_candidates_are_compared_more_carefully(folder, clip_folder, arguments, confidence):
     parser = argparse.ArgumentParser()
     classify.add_arguments(parser)
+    arguments = [str(clip_folder) if argument == "CLIP" else argument for argument in arguments]
     args = parser.parse_args([str(folder / "cat" / "0.png"), *arguments])
     assert classify._options(args, read_comparison(args)).rule.confidence == pytest.approx(confidence, abs=1e-12)
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from perception.backbones import load_backbone
 from perception.classification import class_prompts
-from perception.classification.racing import PairedT
+from perception.classification.racing import Racing
 from perception.engine.waterfall import set_pictures, waterfall, world_objects
 
 
@@ -20,11 +20,11 @@ def test_steps_count_what_they_evaluate(tiny_backbone, tiny_sd, monkeypatch):
     evaluations = [step.evaluations for step in steps]
     assert evaluations[0] == 3 * 2 + 3 * 3 + 2 * 3  # the grids of 2 and 3 of 8 do not nest
     assert evaluations[1] == 3 * 3 + 2 * 5
-    assert 3 * PairedT.first <= evaluations[2] <= 3 * 8
+    assert 3 * Racing.first <= evaluations[2] <= 3 * 8
     assert evaluations[2] == evaluations[3]  # the same race
     assert steps[0].calls == 3 and steps[2].calls <= evaluations[2] / 3
     assert all(step.of_plain > 0 for step in steps)
-    assert steps[4].name == "+ bfloat16" and 3 * PairedT.first <= evaluations[4] <= 3 * 8
+    assert steps[4].name == "+ bfloat16" and 3 * Racing.first <= evaluations[4] <= 3 * 8
     assert steps[5].gflop > steps[4].gflop and evaluations[5] == evaluations[4]  # calls are filled up
     assert steps[5].calls == steps[4].calls
     assert all(f"{step.evaluations:.1f}" in step.render() for step in steps)

@@ -12,10 +12,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from perception.backbones import hub
 from perception.classification.classifier import DiffusionClassifier
-from perception.classification.clip_screen import ClipScreen, check_clip
+from perception.classification.clip_preselection import ClipPreselection, check_clip
 from perception.classification.prompts import class_prompts
-from perception.classification.schedule import Exhaustive, FixedSchedule
-from perception.classification.screening import Screens
+from perception.classification.schedule import Exhaustive
 from perception.errors import PromptTooLongError, UserError
 
 CLASSES = class_prompts([f"thing {i}" for i in range(9)])
@@ -39,7 +38,7 @@ def _ranked(screen, images):
 
 
 def test_similarities_are_those_of_transformers(clip_folder, images):
-    screen = ClipScreen(clip_folder, TEMPLATES)
+    screen = ClipPreselection(clip_folder, TEMPLATES)
     processor, model = CLIPProcessor.from_pretrained(clip_folder), CLIPModel.from_pretrained(clip_folder).eval()
     inputs = processor(text=list(TEMPLATES.prompts), images=images, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -56,17 +55,17 @@ def test_similarities_are_those_of_transformers(clip_folder, images):
 def test_rankings_do_not_depend_on_batch_or_global_generator(clip_folder, images):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    screen = ClipScreen(clip_folder, CLASSES)
+    screen = ClipPreselection(clip_folder, CLASSES)
     assert torch.equal(torch.get_rng_state(), state)
     together = _ranked(screen, images)
     assert together == [each for image in reversed(images) for each in _ranked(screen, [image])][::-1]
-    assert together == _ranked(ClipScreen(clip_folder, CLASSES), images)
+    assert together == _ranked(ClipPreselection(clip_folder, CLASSES), images)
     assert len({ranking.classes for ranking in together}) > 1  # images are told apart
 
 
 def test_classes_with_equal_prompts_tie_in_their_order(clip_folder, images):
     twice = CLASSES.told([*CLASSES.prompts[:4], CLASSES.prompts[0], *CLASSES.prompts[5:]])
-    for ranking in _ranked(ClipScreen(clip_folder, twice), images):
+    for ranking in _ranked(ClipPreselection(clip_folder, twice), images):
         first = ranking.classes.index(0)
         assert ranking.classes[first + 1] == 4
         assert ranking.similarities[first] == ranking.similarities[first + 1]
@@ -75,7 +74,7 @@ def test_classes_with_equal_prompts_tie_in_their_order(clip_folder, images):
 def test_many_prompts_go_in_parts(clip_folder, images):
     many = class_prompts([f"thing {i}" for i in range(103)])
     few = many.select([0, 101, 102])
-    (whole,), (part,) = (_ranked(ClipScreen(clip_folder, prompts), images[:1]) for prompts in (many, few))
+    (whole,), (part,) = (_ranked(ClipPreselection(clip_folder, prompts), images[:1]) for prompts in (many, few))
     by_class = dict(zip(whole.classes, whole.similarities, strict=True))
     wanted = [by_class[(0, 101, 102)[c]] for c in part.classes]
     np.testing.assert_allclose(part.similarities, wanted, atol=1e-6)
@@ -85,43 +84,39 @@ def test_many_prompts_go_in_parts(clip_folder, images):
 def test_ranked_classes_race_with_all_their_prompts(tiny_backbone, pool):
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     rankings = [(4, 1, 0, 2, 3, 5), (5, 3, 4, 0, 1, 2)]
-    screens = Screens(2, ranked=True)
-    classifier = DiffusionClassifier(tiny_backbone, TEMPLATES, Exhaustive(4), pool=pool, screens=screens)
+    classifier = DiffusionClassifier(tiny_backbone, TEMPLATES, Exhaustive(4), pool=pool, preselect=2)
     results = classifier.classify_latents(latents, ["a", "b"], rankings=rankings)
     plain = DiffusionClassifier(tiny_backbone, TEMPLATES, Exhaustive(4), pool=pool).classify_latents(
         latents, ["a", "b"]
     )
     for result, full, ranking in zip(results, plain, rankings, strict=True):
-        starters = list(result.screened.starters)
+        starters = list(result.alive[0])
         assert [classifier.candidates[c].class_id for c in starters] == sorted(
             [*ranking[:2], *ranking[:2]] if pool == "max" else ranking[:2]
         )
-        assert result.screened.order == ranking
-        assert result.screened.tree_evaluations == 0 and result.class_id in ranking[:2]
+        assert result.class_id in ranking[:2]
         assert result.evaluations == (2 if pool == "mean_embed" else 4) * 4
         torch.testing.assert_close(result.table.errors[starters], full.table.errors[starters], rtol=1e-5, atol=0)
-    assert classifier.screening.most_evaluations() == (0, 0)
     assert classifier.most_evaluations == results[0].evaluations
 
 
-def test_ranked_classes_go_on_to_the_small_image(tiny_backbone):
-    generator = torch.Generator().manual_seed(4)
-    latents, small = (torch.randn(1, 4, side, side, generator=generator) for side in (8, 4))
-    rule, screens = FixedSchedule((4, 8), (2, 1)), Screens(3, small_samples=4, ranked=True)
-    classifier = DiffusionClassifier(tiny_backbone, CLASSES, rule, screens=screens)
-    (result,) = classifier.classify_latents(latents, ["a"], small=small, rankings=[(7, 2, 5, 0, 1, 3, 4, 6, 8)])
-    assert result.screened.small_evaluations == 3 * 4
-    assert len(result.screened.starters) == 2 and set(result.screened.starters) < {2, 5, 7}
-    assert sorted(result.screened.order[:3]) == [2, 5, 7] and result.screened.order[3:] == (0, 1, 3, 4, 6, 8)
-
-
 def test_rankings_are_asked_for(tiny_backbone):
-    with pytest.raises(UserError, match="ranked classes need `preselect`"):
-        Screens(ranked=True)
-    classifier = DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(1), screens=Screens(2, ranked=True))
+    with pytest.raises(UserError, match="a preselection of 1 classes leaves nothing to compare"):
+        DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(1), preselect=1)
+    classifier = DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(1), preselect=2)
     with pytest.raises(UserError, match="needs the classes of every image ranked"):
         classifier.classify_latents(torch.zeros(1, 4, 8, 8), ["a"])
-    assert repr(Screens(2, ranked=True)) == repr(Screens(2))  # fingerprints of older runs stay what they were
+
+
+def test_preselecting_all_classes_changes_nothing(tiny_backbone):
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    plain = DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(4)).classify_latents(latents, ["a", "b"])
+    all_race = DiffusionClassifier(tiny_backbone, CLASSES, Exhaustive(4), preselect=99)
+    for before, after in zip(
+        plain, all_race.classify_latents(latents, ["a", "b"], rankings=[range(9)] * 2), strict=True
+    ):
+        assert torch.equal(before.table.errors, after.table.errors)
+        assert (after.label, after.evaluations, after.alive) == (before.label, before.evaluations, before.alive)
 
 
 def test_other_layouts_of_the_same_model(broken, clip_folder, images):
@@ -136,15 +131,15 @@ def test_other_layouts_of_the_same_model(broken, clip_folder, images):
     weights = load_file(broken / "model.safetensors")
     weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    published, saved = ClipScreen(broken, CLASSES), ClipScreen(clip_folder, CLASSES)
+    published, saved = ClipPreselection(broken, CLASSES), ClipPreselection(clip_folder, CLASSES)
     assert _ranked(published, images) == _ranked(saved, images)
     assert published.identity != saved.identity
 
 
 def test_the_identity_is_that_of_files_and_prompts(clip_folder, make_clip, broken):
-    one, moved = ClipScreen(clip_folder, CLASSES), ClipScreen(broken, CLASSES)
+    one, moved = ClipPreselection(clip_folder, CLASSES), ClipPreselection(broken, CLASSES)
     assert one.identity == moved.identity and one.name != moved.name
-    others = (ClipScreen(clip_folder, TEMPLATES), ClipScreen(make_clip(4), CLASSES))
+    others = (ClipPreselection(clip_folder, TEMPLATES), ClipPreselection(make_clip(4), CLASSES))
     assert len({one.identity, *(other.identity for other in others)}) == 3
 
 
@@ -234,7 +229,7 @@ def _many_layers(folder):
 def test_damaged_folders_get_one_sentence(broken, damage, sentence):
     damage(broken)
     with pytest.raises(UserError) as caught:
-        ClipScreen(broken, CLASSES)
+        ClipPreselection(broken, CLASSES)
     assert sentence in str(caught.value)
     assert str(caught.value).startswith(f"the model folder {broken} cannot be used: ")
     assert "\n" not in str(caught.value)
@@ -252,9 +247,9 @@ def test_what_is_no_clip_model_gets_one_sentence(tiny_sd, tmp_path):
 
 def test_prompts_that_do_not_fit_are_refused(clip_folder):
     with pytest.raises(PromptTooLongError, match="tokens and 77 fit the CLIP model"):
-        ClipScreen(clip_folder, class_prompts(["cat", "dog " * 90]))
+        ClipPreselection(clip_folder, class_prompts(["cat", "dog " * 90]))
 
 
 def test_the_configuration_decides_the_embedding_size(clip_folder):
     width = CLIPConfig.from_pretrained(clip_folder).projection_dim
-    assert ClipScreen(clip_folder, TEMPLATES).vectors.shape == (6, width)
+    assert ClipPreselection(clip_folder, TEMPLATES).vectors.shape == (6, width)

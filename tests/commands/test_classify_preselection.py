@@ -1,9 +1,8 @@
-"""`perception classify` with cheaper rounds, antithetic noise, the crop of DiT, and learned class tokens."""
+"""`perception classify` with classes that CLIP chooses, the crop of DiT, and learned class tokens."""
 
 import argparse
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,15 +10,13 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 
 from perception.backbones import load_backbone
-from perception.classification.clip_screen import ClipScreen
+from perception.classification.clip_preselection import ClipPreselection
 from perception.classification.prompts import class_prompts
 from perception.classification.schedule import Exhaustive
-from perception.classification.screening import Screens
 from perception.classification.transforms import CROPS, AdmTransform, ClassifierTransform
 from perception.commands import classify
 from perception.commands.classify_job import ClassifyOptions, ImageClassifier, default_crop
 from perception.engine.items import Item
-from perception.errors import UserError
 
 MANY = ",".join(f"thing {i}" for i in range(9))
 
@@ -29,39 +26,13 @@ def _record(out):
     return json.loads(line)
 
 
-def test_rounds_report_their_evaluations(run, folder, tmp_path):
-    image = folder / "cat" / "0.png"
-    arguments = ("--classes", MANY, "--preselect", "3", "--screen-size", "32", "--screen-samples", "2")
-    status, printed, _ = run(image, *arguments)
-    assert status == 0
-    record = _record(tmp_path / "out")
-    tree, small = record["preselect_evaluations"], record["screen_evaluations"]
-    assert (tree, small) == (3 * 16, 3 * 2)  # ceil(sqrt(9)) medoids; then three classes on the fixed rule's first stage
-    assert record["evaluations"] == sum(record["samples"].values()) == 2 * 4
-    assert set(record["errors"]) == set(record["samples"]) and len(record["errors"]) == 2
-    assert len(record["ranking"]) == 5 and record["ranking"][0] == record["label"]
-    assert "8.0 denoiser evaluations per image, 48.0 before it for the label tree, 6.0 before it" in printed
-    status, printed, _ = run(image, *arguments, "--dry-run", out=tmp_path / "planned")
-    assert f"denoiser evaluations  {(3 * 2 + 2 * 2) + 48 + 6}" in printed
-    assert "label tree  48 of these evaluations, " in printed
-    assert "first at 32x32  6 of these evaluations, " in printed
-    status, _, complaint = run(image, *arguments[:-2])
-    assert status == 2
-    assert "screens" in complaint
-
-
-def test_labelled_folders_are_ranked_alike_after_rounds(run, folder):
-    status, printed, _ = run(folder, "--preselect", "2", "--screen-size", "32")
-    assert status == 0
-    assert "top-5                4   100.00%" in printed
-
-
-def test_all_classes_preselected_are_no_preselection(run, folder, tmp_path):
+def test_all_classes_preselected_are_no_preselection(run, folder, clip_folder, tmp_path):
     image = folder / "cat" / "0.png"
     run(image, "--classes", "cat,dog,bird", out=tmp_path / "plain")
-    run(image, "--classes", "cat,dog,bird", "--preselect", "3")
+    run(image, "--classes", "cat,dog,bird", "--preselect", "3", "--preselect-clip", clip_folder)
     plain, all_race = _record(tmp_path / "plain"), _record(tmp_path / "out")
-    assert all_race.pop("preselect_evaluations") == all_race.pop("screen_evaluations") == 0
+    for name in ("preselected_by", "preselected", "similarities"):
+        assert all_race.pop(name)
     assert all_race == plain
 
 
@@ -72,9 +43,9 @@ def test_clip_preselects(run, folder, clip_folder, tmp_path):
         clip = ("--preselect", "3", "--preselect-clip", clip_folder, "--batch-size", batch)
         status, printed, _ = run(*arguments, *clip, out=tmp_path / batch)
         assert status == 0
-        assert "label tree" not in printed and "preselected by CLIP" not in printed  # there is no truth to compare with
+        assert "preselected by CLIP" not in printed  # there is no truth to compare with
     one, four = (sorted(map(json.loads, (tmp_path / n / "manifest.jsonl").open()), key=_id) for n in ("1", "4"))
-    screen = ClipScreen(clip_folder, class_prompts(names, ["a {}.", "my {}"]))
+    screen = ClipPreselection(clip_folder, class_prompts(names, ["a {}.", "my {}"]))
     for record, other in zip(one, four, strict=True):
         (ranking,) = screen([screen.pixels(Image.open(next(folder.parent.rglob(record["id"]))))])
         assert record["preselected_by"] == str(clip_folder)
@@ -85,7 +56,7 @@ def test_clip_preselects(run, folder, clip_folder, tmp_path):
         assert {name.removeprefix("a ").removeprefix("my ").strip(".") for name in record["errors"]} == {
             *list(best)[:3]
         }
-        assert record["preselect_evaluations"] == 0 and record["evaluations"] == 6 * 2 + 2 * 2
+        assert record["evaluations"] == 6 * 2 + 2 * 2
         assert names.index(record["label"]) in record["preselected"] and record["ranking"][0] == record["label"]
         assert (other["preselected"], other["label"]) == (record["preselected"], record["label"])
 
@@ -97,13 +68,11 @@ def _id(record):
 def test_clip_is_told_the_prompts_and_not_what_a_class_conditional_model_is_told(clip_folder):
     prompts = class_prompts(["cat", "dog", "bird"])
     options = ClassifyOptions(
-        prompts, Exhaustive(1), class_prompts=(("3",), ("5", "7"), ("0",)), clip=str(clip_folder), screens=Screens(2)
+        prompts, Exhaustive(1), class_prompts=(("3",), ("5", "7"), ("0",)), clip=str(clip_folder), preselect=2
     )
     job = ImageClassifier(load_backbone("mini-dit", device="cpu"), options)
     assert job.prompts.prompts == ("3", "5", "7", "0") and job.prompts.classes == (0, 1, 1, 2)
-    assert torch.equal(job.clip.vectors, ClipScreen(clip_folder, prompts).vectors)
-    with pytest.raises(UserError, match="ranked classes need `preselect`"):
-        ImageClassifier(load_backbone("mini-dit", device="cpu"), replace(options, screens=None))
+    assert torch.equal(job.clip.vectors, ClipPreselection(clip_folder, prompts).vectors)
 
 
 def test_another_clip_model_is_another_job(run, folder, clip_folder, make_clip, tmp_path):
@@ -114,10 +83,9 @@ def test_another_clip_model_is_another_job(run, folder, clip_folder, make_clip, 
     moved = shutil.copytree(clip_folder, tmp_path / "moved")
     status, printed, _ = run(*arguments, "--preselect-clip", moved)  # the same model at another place
     assert status == 0 and "1 already there" in printed
-    for changed in (("--preselect-clip", other), ()):
-        status, _, complaint = run(*arguments, *changed)
-        assert status == 2
-        assert "preselect_clip" in complaint and complaint.count("\n") == 1
+    status, _, complaint = run(*arguments, "--preselect-clip", other)
+    assert status == 2
+    assert "preselect_clip" in complaint and complaint.count("\n") == 1
     assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == written
 
 
@@ -134,31 +102,13 @@ def test_the_truth_that_clip_keeps_is_told(run, folder, clip_folder, tmp_path):
     assert f"denoiser evaluations  {4 * (4 * 2 + 2 * 2)}" in printed
 
 
-@pytest.mark.parametrize("method", ["racing", "fixed", "exhaustive"])
-def test_antithetic_noise(run, folder, tmp_path, method):
-    image = folder / "cat" / "0.png"
-    stages = {"racing": ("10",), "fixed": ("2,4", "--keep", "2,1"), "exhaustive": ("4",)}[method]
-    arguments = ("--classes", "cat,dog", "--antithetic", "--method", method, "--samples", *stages)
-    for name in ("one", "two"):
-        status, _, _ = run(image, *arguments, out=tmp_path / name, stages=())
-        assert status == 0
-    assert _record(tmp_path / "one") == _record(tmp_path / "two")
-    most = max(_record(tmp_path / "one")["samples"].values())
-    assert most in {"racing": range(8, 21, 4), "fixed": (8,), "exhaustive": (8,)}[method]
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--screen-samples", "4"), "--screen-samples belongs to --screen-size PX"),
-        (("--screen-size", "64"), "a screening image of 64x64 is not smaller than the image of 64x64"),
-        (("--screen-size", "30"), "both sides must be multiples of 8"),
-        (("--screen-size", "32", "--noise", "n.npy"), "--noise FILE has noise of one size"),
-        (("--preselect", "1"), "a preselection of 1 classes"),
-        (("--preselect-clip", "clip"), "--preselect-clip belongs to --preselect N"),
+        (("--preselect", "2"), "--preselect N and --preselect-clip MODEL belong together"),
+        (("--preselect-clip", "clip"), "--preselect N and --preselect-clip MODEL belong together"),
         (("--preselect", "2", "--preselect-clip", "clip"), "the CLIP model clip does not exist"),
         (("--preselect", "2", "--preselect-clip", "cat"), "cat/config.json is missing or unreadable"),
-        (("--antithetic", "--trials", "3"), "groups of 2 trials at one timestep, which 3 cannot hold"),
         (("--crop", "adm", "--size", "64x32"), "the crop 'adm' makes squares"),
         (("--class-tokens", "no.safetensors"), "no.safetensors holds no learned class tokens"),
     ],

@@ -54,7 +54,7 @@ class ClipRanking:
     similarities: tuple[float, ...]  # in that order: mean cosine of the image and the prompts of the class, in [-1, 1]
 
 
-class ClipScreen:
+class ClipPreselection:
     """Ranks the classes of a prompt set for images, by a frozen CLIP model in float32.
 
     The prompts are embedded once, here; equal ones only once, so they tie exactly. Every image is a call of its own, so
