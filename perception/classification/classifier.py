@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.conditioning import Condition, stacked
 from perception.checks import check_tensors
+from perception.classification.calibration import ErrorCalibration
 from perception.classification.few_shot import ClassTokens
-from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.prompts import PromptSet
 from perception.classification.race import Candidate, ImageRace, Key, RaceSetup, Requests, race_together
@@ -66,7 +66,7 @@ class DiffusionClassifier(nn.Module):
         pool: Pool = "max",
         rows: int = 32,  # most rows per denoiser call
         share: bool = True,  # see DenoisingErrors
-        learned: Learned | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
+        learned: ErrorCalibration | None = None,  # probabilities, and perhaps weights of the timesteps
         screens: Screens | None = None,  # cheaper rounds before the race, approximate
         tokens: ClassTokens | None = None,  # from labelled images: one set per class, appended to its prompts
     ) -> None:

@@ -16,10 +16,9 @@ from torch import Tensor
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.conditioning import Condition
 from perception.classification.label_tree import LabelTree, class_vectors, label_tree
-from perception.classification.race import ImageRace, RaceSetup, Requests
+from perception.classification.race import ImageRace, RaceSetup, Requests, race_ranking
 from perception.classification.schedule import Block, Exhaustive
 from perception.errors import UserError
-from perception.metrics.classification import race_ranking
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from safetensors.torch import save
 
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.typicality import TypicalityMeter
+from perception.classification.calibration import ErrorCalibration
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
 from perception.classification.clip_screen import ClipRanking, ClipScreen
 from perception.classification.error_maps import ErrorMaps, overlay_png
 from perception.classification.few_shot import load_class_tokens
-from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
-from perception.classification.race import Requests
+from perception.classification.race import Requests, race_ranking
 from perception.classification.schedule import StoppingRule
 from perception.classification.screening import Screens
 from perception.classification.transforms import square_transform, trimmed
@@ -34,7 +34,6 @@ from perception.engine.extraction import image_size
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
-from perception.metrics.classification import race_ranking
 
 MOST_RANKED = 5  # classes in the ranking of a manifest line
 MOST_SHOWN = 10  # candidates and classes whose numbers are in a manifest line; --save-errors writes those of all
@@ -58,7 +57,7 @@ class ClassifyOptions:
     share: bool = True  # prefix and text keys/values among candidates
     save_errors: bool = False  # write every single error to OUT/errors
     error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
-    learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
+    learned: ErrorCalibration | None = None  # what labelled images taught: probabilities, weights of the timesteps
     calibration: Path | None = None  # OUT of the run on those images, which must fit
     screens: Screens | None = None  # cheaper rounds before the race
     screen_size: tuple[int, int] | None = None  # of the image in those rounds, height and width in pixels

@@ -1,12 +1,23 @@
-"""Temperature and timestep weights learned from recorded errors."""
+"""Temperature (against scikit-learn's logistic regression) and timestep weights, learned from recorded errors."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-from perception.classification.learned import Learned, class_leads, learn
+from perception.classification.calibration import (
+    ErrorCalibration,
+    calibrate,
+    class_leads,
+    class_probabilities,
+    fit_temperature,
+    fit_weights,
+    paired_sums,
+)
 from perception.classification.replay import Recorded
 from perception.classification.table import ErrorTable
 from perception.errors import UserError
+from perception.metrics.calibration import ReliabilityBins
 
 STEPS = tuple(range(50, 1000, 100))
 
@@ -30,7 +41,7 @@ def table_of(image, weights=None):
 
 def test_a_temperature_gives_probabilities_that_match_the_hits():
     made = images(300)
-    learned = learn(made)
+    learned = calibrate(made)
     probabilities = torch.stack([learned.probabilities(table_of(image)) for image in made])
     torch.testing.assert_close(probabilities.sum(1), torch.ones(300, dtype=torch.float64))
     confidence, guess = probabilities.max(1)
@@ -40,7 +51,7 @@ def test_a_temperature_gives_probabilities_that_match_the_hits():
 
 def test_weights_find_the_timesteps_that_matter():
     made = images(300)
-    learned = learn(made, weigh_timesteps=True)
+    learned = calibrate(made, weigh_timesteps=True)
     assert sum(learned.weights) / 10 == pytest.approx(1)
     assert min(learned.weights[3:6]) > max(learned.weights[:3] + learned.weights[6:])
     fresh = images(301)[-1:] + images(400)[301:]
@@ -66,7 +77,7 @@ def test_no_class_leads_the_winner():
     assert class_leads(errors, (0, 1, 2)).tolist() == pytest.approx([0.0, 0.0, 0.325])
     table = ErrorTable(3, 3)
     table.errors = errors
-    probabilities = Learned(5.0).probabilities(table)
+    probabilities = ErrorCalibration(5.0).probabilities(table)
     assert probabilities[0] == probabilities[1] == probabilities.max()
 
 
@@ -82,13 +93,88 @@ def test_weights_enter_means_margins_and_gaps():
 
 
 def test_an_uncalibrated_weight_is_one():
-    assert Learned(3.0).weight([1, 2]).tolist() == [1.0, 1.0]
+    assert ErrorCalibration(3.0).weight([1, 2]).tolist() == [1.0, 1.0]
 
 
 def test_what_cannot_be_learned_from_is_refused():
     made = images(6)
     with pytest.raises(UserError, match="have no known class"):
-        learn([Recorded(made[0].errors, STEPS, (0, 1, 2))])
+        calibrate([Recorded(made[0].errors, STEPS, (0, 1, 2))])
     other = Recorded(made[0].errors, tuple(t + 1 for t in STEPS), (0, 1, 2), 0)
     with pytest.raises(UserError, match="the same grid for all images"):
-        learn([*made, other], weigh_timesteps=True)
+        calibrate([*made, other], weigh_timesteps=True)
+
+
+@pytest.fixture
+def drawn():
+    """Errors whose labels were drawn from softmax(-300 * errors): 4000 images, 6 classes."""
+    generator = torch.Generator().manual_seed(0)
+    errors = 0.5 + 0.01 * torch.randn(4000, 6, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(class_probabilities(errors, 300.0), 1, generator=generator)[:, 0]
+    return errors, labels
+
+
+def bins(errors, beta, labels):
+    confidence, guess = class_probabilities(errors, beta).max(1)
+    return ReliabilityBins.of(confidence, guess == labels)
+
+
+def test_the_temperature_is_found_again_and_calibrates(drawn):
+    errors, labels = drawn
+    beta = fit_temperature(errors, labels)
+    assert beta == pytest.approx(300, rel=0.06)
+    assert fit_temperature(1000 * errors, labels) == pytest.approx(beta / 1000, rel=1e-3)
+    assert bins(errors, beta, labels).ece < 0.03
+    assert bins(errors, 1.0, labels).ece > 0.2
+    assert bins(errors, 20 * beta, labels).ece > 0.2
+
+
+@pytest.mark.parametrize("images", [5, 20, 1000])
+def test_a_set_without_a_mistake_has_a_finite_temperature(images):
+    errors = 0.5 + 0.01 * torch.randn(images, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = errors.argmin(1)
+    beta = fit_temperature(errors, labels)
+    confidence = class_probabilities(errors, beta).max(1).values.mean().item()
+    assert 0.7 < confidence < (images + 1) / (images + 2)
+    never = torch.cat([errors, torch.full((images, 1), float("nan"))], dim=1)
+    assert fit_temperature(never, labels) == pytest.approx(beta, rel=1e-3)
+
+
+def test_the_temperature_of_two_classes_is_logistic_regression(drawn):
+    errors, labels = drawn[0][:, :2], (drawn[1] > 2).long()
+    errors = errors + 0.005 * torch.nn.functional.one_hot(1 - labels, 2)
+    gap = (errors[:, :1] - errors[:, 1:]).numpy()
+    model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10).fit(gap * 100, labels)
+    assert fit_temperature(errors, labels) == pytest.approx(100 * model.coef_.item(), rel=1e-3)
+
+
+def test_weights_find_the_samples_that_tell():
+    """Column 0 says the class, column 1 is noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (500,), generator=generator)
+    errors = torch.randn(500, 4, 2, generator=generator)
+    errors[:, :, 0] -= 2 * torch.nn.functional.one_hot(labels, 4)
+    weights = fit_weights(errors, labels)
+    assert weights[0] > 5 * weights[1] >= 0
+    stiff = fit_weights(errors, labels, penalty=1e6)
+    assert torch.allclose(stiff, torch.full((2,), fit_temperature(errors.sum(2), labels)).double(), rtol=1e-3)
+
+
+def test_sums_after_a_race_are_paired():
+    table = torch.tensor([[1.0, 5.0, 1.0, 5.0], [1.5, 5.5, 1.5, 5.5], [2.0, 6.0, float("nan"), float("nan")]])
+    assert paired_sums(table).tolist() == pytest.approx([0.0, 2.0, 4.0])
+    never = torch.cat([table, torch.full((1, 4), float("nan"))])
+    sums = paired_sums(never)
+    assert sums[3].isnan()
+    assert class_probabilities(sums[None], 1.0)[0, 3] == 0
+
+
+def test_bad_input_gets_one_sentence():
+    with pytest.raises(UserError, match=r"expected \[images, classes\] and \[images\]"):
+        fit_temperature(torch.zeros(3, 2), torch.zeros(2))
+    with pytest.raises(UserError, match="the labels hold 0 to 7, but there are 2 classes"):
+        fit_temperature(torch.zeros(2, 2), torch.tensor([0, 7]))
+    with pytest.raises(UserError, match="never evaluated"):
+        fit_temperature(torch.tensor([[float("nan"), 1.0]]), torch.tensor([0]))
+    with pytest.raises(UserError, match=r"expected finite numbers \[images, classes, samples\]"):
+        fit_weights(torch.zeros(2, 2), torch.zeros(2))
