@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.image_size import image_size
 from perception.backbones.typicality import TypicalityMeter
 from perception.classification.calibration import ErrorCalibration
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
@@ -30,7 +31,6 @@ from perception.commands.classify_recorded import check_same_errors, job_fingerp
 from perception.commands.classify_report import is_answer
 from perception.data.files import file_hash, fitting
 from perception.data.images import content_hash, read_image
-from perception.engine.extraction import image_size
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from perception.commands.common import positive_int
-from perception.commands.extract import size_pair
+from perception.commands.common import positive_int, size_pair
 from perception.errors import UserError
 
 if TYPE_CHECKING:
