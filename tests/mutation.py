@@ -59,7 +59,7 @@ AREAS = {
         _below("backbones", ("features", "cached", "spec")),
         _below("backbones", ("spec", "cached", "conditioning"), "test_"),
     ),
-    "store": Area(_below("data", ("store", "shards", "upkeep")), ("data/test_store.py", "data/test_damaged_store.py")),
+    "store": Area(("data/store",), ("data/store",)),
     "manifest": Area(_below("engine", ("manifest", "folder")), _below("engine", ENGINE_TESTS, "test_")),
     "share": Area(_below("engine", ("share", "worker")), _below("engine", ENGINE_TESTS, "test_")),
     "racing": Area(_below("classification", RACE), _below("classification", RACE_TESTS, "test_")),

@@ -1,7 +1,8 @@
 """Both stages of the style swap on Stable Diffusion 1.5 with GTA 5 frames, counted in iterations (not in steps).
 
 Data: PERCEPTION_GTA, --data-root, or data/gta, in it images/<stem>.png and labels/<stem>_labelTrainIds.png (Cityscapes
-train ids; `perception.data.gta.train_ids` converts). 24,966 frames of 1914 x 1052, the last 200 held out. Research use.
+train ids; `gta_train_ids` of perception.data.street_sets converts). 24,966 frames of 1914 x 1052, the last 200 held
+out. Research use.
 """
 
 from os import getenv

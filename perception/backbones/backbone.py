@@ -17,7 +17,7 @@ from perception.backbones.compiled import CompiledDenoiser
 from perception.backbones.conditioning import Condition, Conditioner
 from perception.backbones.denoiser import Denoiser
 from perception.backbones.devices import sent
-from perception.backbones.features import extract
+from perception.backbones.features import clean_latents, extract, features_source, noise_ids
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
 from perception.backbones.noise_path import NoisePath
 from perception.backbones.own_pictures import OwnPictures
@@ -256,7 +256,14 @@ class DiffusionBackbone(nn.Module):
         """
         if spec is None:
             raise UserError("features needs a FeatureSpec; pass FeatureSpec(taps=(...), timesteps=(...))")
-        return extract(self, inputs, spec, latents, image_ids, condition, micro_batch or self.micro_batch)
+        check_taps(spec.taps, self.taps)
+        self.noise_path.check(torch.tensor(spec.timesteps))
+        source, rows = features_source(inputs, latents), micro_batch or self.micro_batch
+        ids = noise_ids(source, spec, image_ids)
+        encode = None if latents is not None else self.encode
+        x0 = clean_latents(source, encode, self.latent_channels, rows).to(self.device)
+        condition = self.condition([spec.prompt]) if condition is None else condition
+        return extract(x0, ids, spec, condition, rows, self.noise, self.capture)
 
     def attention_maps(
         self, latents: Tensor, t: int | Tensor, condition: Condition, spec: AttentionSpec | None = None

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from perception.backbones.conditioning import Condition
 from perception.backbones.spec import FeatureSpec, sample_noise
-from perception.backbones.taps import check_taps
 from perception.checks import check_tensors
 from perception.errors import UserError
 
-if TYPE_CHECKING:
-    from perception.backbones.backbone import DiffusionBackbone
-
 
 def extract(
-    backbone: DiffusionBackbone,
-    inputs: Tensor | None,
+    x0: Tensor,  # clean latents [B, C, h, w]
+    ids: Sequence[str],  # of `noise_ids`
     spec: FeatureSpec,
-    latents: Tensor | None,
-    image_ids: Sequence[str] | None,
-    condition: Condition | None,
-    micro_batch: int,
+    condition: Condition,  # 1 or B rows
+    micro_batch: int,  # rows per call of the denoiser
+    noise: Callable[[Tensor, Tensor, Tensor], Tensor],  # DiffusionBackbone.noise
+    capture: Callable[[Tensor, Tensor, Condition, Sequence[str]], dict[str, Tensor]],  # DiffusionBackbone.capture
 ) -> dict[str, Tensor]:
-    """The work of `DiffusionBackbone.features`; see there."""
-    check_taps(spec.taps, backbone.taps)
-    backbone.noise_path.check(torch.tensor(spec.timesteps))
-    if (inputs is None) == (latents is None):
-        raise UserError("features needs either inputs (images or latents) or latents=..., and not both")
-    source = inputs if inputs is not None else latents
-    check_tensors(**{"latents" if inputs is None else "inputs": source})
-    assert source is not None
-    ids = _noise_ids(source, spec, image_ids)
-    x0 = _latents(backbone, source, latents is not None, micro_batch)
-    if condition is None:
-        condition = backbone.condition([spec.prompt])
+    """Feature maps of clean latents, tap -> [B, T*C', h', w']; see `DiffusionBackbone.features`."""
     rows = [(image, t, draw) for image in range(len(x0)) for t in spec.timesteps for draw in range(spec.draws)]
-    told = condition.expand(len(x0))
+    condition = condition.expand(len(x0))
     inner = [name for name in spec.taps if name != "latent"]
     means = {name: _Draws(spec.draws) for name in inner}
     for start in range(0, len(rows) if inner else 0, micro_batch):
@@ -49,11 +33,50 @@ def extract(
         images, steps = torch.tensor([i for i, _, _ in chunk]), torch.tensor([t for _, t, _ in chunk])
         x_t = x0[images.to(x0.device)]
         if spec.noise != "none":
-            noise = torch.stack([sample_noise(spec.seed, ids[i], t, x0.shape[1:], draw) for i, t, draw in chunk])
-            x_t = backbone.noise(x_t, steps, noise)
-        for name, value in backbone.capture(x_t, steps, told[images], inner).items():
+            eps = torch.stack([sample_noise(spec.seed, ids[i], t, x0.shape[1:], draw) for i, t, draw in chunk])
+            x_t = noise(x_t, steps, eps)
+        for name, value in capture(x_t, steps, condition[images], inner).items():
             means[name].add(value)
     return {name: _over_time(means.get(name), x0, spec) for name in spec.taps}
+
+
+def features_source(inputs: Tensor | None, latents: Tensor | None) -> Tensor:
+    """The one of both that is there. UserError for both, none, or no tensor."""
+    if (inputs is None) == (latents is None):
+        raise UserError("features needs either inputs (images or latents) or latents=..., and not both")
+    source = inputs if inputs is not None else latents
+    check_tensors(**{"latents" if inputs is None else "inputs": source})
+    assert source is not None
+    return source
+
+
+def clean_latents(
+    source: Tensor,  # images [B, 3, H, W] or latents [B, C, h, w], told apart by the number of channels
+    encode: Callable[[Tensor], Tensor] | None,  # images -> latents; None: the source is latents
+    latent_channels: int,
+    micro_batch: int,  # rows per call of `encode`
+) -> Tensor:
+    """Latents of images; latents as they are. UserError for another number of channels."""
+    channels = source.shape[1] if source.dim() == 4 else None
+    if encode is not None and channels not in (3, latent_channels):
+        raise UserError(
+            f"inputs have the shape {list(source.shape)}; expected images [batch, 3, height, width] "
+            f"or latents [batch, {latent_channels}, height, width]"
+        )
+    if encode is None or (channels == latent_channels and channels != 3):
+        return source
+    return torch.cat([encode(chunk) for chunk in source.split(micro_batch)])
+
+
+def noise_ids(source: Tensor, spec: FeatureSpec, image_ids: Sequence[str] | None) -> list[str]:
+    """The image id of each row that its noise is a function of. UserError unless there is one for each row."""
+    if spec.noise != "per_image":
+        return [""] * len(source)
+    if image_ids is None:
+        return [_content_id(row) for row in source]
+    if len(image_ids) != len(source):
+        raise UserError(f"{len(image_ids)} image_ids were given for {len(source)} images; expected one id per image")
+    return list(image_ids)
 
 
 class _Draws:
@@ -87,30 +110,6 @@ def _over_time(means: _Draws | None, x0: Tensor, spec: FeatureSpec) -> Tensor:
     if spec.aggregate == "stack":
         return stacked
     return stacked.mean(dim=1) if spec.aggregate == "mean" else stacked.flatten(1, 2)
-
-
-def _latents(backbone: DiffusionBackbone, source: Tensor, is_latent: bool, micro_batch: int) -> Tensor:
-    """Encode images; pass latents on. Told apart by the number of channels unless said."""
-    channels = source.shape[1] if source.dim() == 4 else None
-    if not is_latent and channels not in (3, backbone.latent_channels):
-        raise UserError(
-            f"inputs have the shape {list(source.shape)}; expected images [batch, 3, height, width] "
-            f"or latents [batch, {backbone.latent_channels}, height, width]"
-        )
-    if is_latent or (channels == backbone.latent_channels and channels != 3):
-        return source.to(backbone.device)
-    return torch.cat([backbone.encode(chunk) for chunk in source.split(micro_batch)])
-
-
-def _noise_ids(source: Tensor, spec: FeatureSpec, image_ids: Sequence[str] | None) -> list[str]:
-    """The image id of each row that its noise is a function of."""
-    if spec.noise != "per_image":
-        return [""] * len(source)
-    if image_ids is None:
-        return [_content_id(row) for row in source]
-    if len(image_ids) != len(source):
-        raise UserError(f"{len(image_ids)} image_ids were given for {len(source)} images; expected one id per image")
-    return list(image_ids)
 
 
 def _content_id(row: Tensor) -> str:

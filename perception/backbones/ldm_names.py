@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+UNET_PREFIX = "unet.unet.diffusion_model."  # prefix of the UNet in a checkpoint of VPD
 _UNET_OUTER = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",

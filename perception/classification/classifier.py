@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.conditioning import Condition, stacked
 from perception.checks import check_tensors
+from perception.classification.calibration import ErrorCalibration
 from perception.classification.few_shot import ClassTokens
-from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.prompts import PromptSet
 from perception.classification.race import Candidate, ImageRace, Key, RaceSetup, Requests, race_together
@@ -63,7 +63,8 @@ class DiffusionClassifier(nn.Module):
         loss: str = "l2",  # l2, l1 or huber
         pool: Pool = "max",
         rows: int = 32,  # most rows per denoiser call
-        learned: Learned | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
+        learned: ErrorCalibration
+        | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
         preselect: int | None = None,  # classes of an image that race, the first of its ranking; None: all
         tokens: ClassTokens | None = None,  # from labelled images: one set per class, appended to its prompts
     ) -> None:

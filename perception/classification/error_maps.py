@@ -15,7 +15,7 @@ from perception.backbones.conditioning import Condition
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.schedule import Exhaustive
 from perception.classification.scoring import LOSSES
-from perception.data.overlay import overlay_labels
+from perception.data.pictures import overlay_labels
 from perception.errors import UserError
 
 _SHADES = 127  # per side of zero

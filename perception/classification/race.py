@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perception.backbones.conditioning import Condition
 from perception.backbones.devices import sent
-from perception.classification.learned import Learned
+from perception.classification.calibration import ErrorCalibration
 from perception.classification.noise import NoiseSource
 from perception.classification.schedule import Block, StoppingRule
 from perception.classification.scoring import DenoisingErrors
@@ -93,7 +93,7 @@ class RaceSetup:
     candidates: Sequence[Candidate]
     rule: StoppingRule
     blocks: tuple[Block, ...]  # of the rule
-    learned: Learned | None = None  # weights of the timesteps
+    learned: ErrorCalibration | None = None  # weights of the timesteps
 
     def race(
         self,
@@ -254,3 +254,18 @@ def _evaluated(
         torch.cat(candidates),
     )
     return errors.cpu().split([piece.last - piece.first for piece in pieces])
+
+
+def race_ranking(
+    alive: Sequence[Sequence[int]],  # candidates of every block, then the final ones (Classification.alive)
+    errors: Sequence[float],  # mean error per candidate
+    classes: Sequence[int],  # whom each candidate speaks for
+) -> list[int]:
+    """Classes, best first, after a race: who stayed longer ranks higher, equals by their mean error.
+
+    Means of candidates that left at different times rest on different samples, so they alone give no ranking.
+    """
+    order: dict[int, None] = {}
+    for block in reversed(alive):
+        order |= dict.fromkeys(sorted((c for c in block if c not in order), key=lambda c: errors[c]))
+    return list(dict.fromkeys(classes[c] for c in order))

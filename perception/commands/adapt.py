@@ -9,8 +9,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
-from perception.commands.common import a_path, add_backbone_arguments, load_backbone_from, positive_int
-from perception.commands.extract import size_pair
+from perception.commands.common import a_path, add_backbone_arguments, load_backbone_from, positive_int, size_pair
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -128,9 +127,9 @@ def _shots(args: argparse.Namespace, backbone: DiffusionBackbone, comparison: Co
     """Clean latents [B, C, h, w] and class numbers [B] of the images."""
     import torch
 
+    from perception.backbones.image_size import image_size
     from perception.classification.transforms import ClassifierTransform
     from perception.data.images import read_image
-    from perception.engine.extraction import image_size
 
     transform = ClassifierTransform(image_size(backbone, args.size), border=comparison.border)
     labels = [comparison.prompts.find(str(item.label)) for item in comparison.items]

@@ -24,12 +24,12 @@ from perception.commands.common import (
     job_options,
     load_backbone_from,
     positive_int,
+    size_pair,
 )
-from perception.commands.extract import size_pair
 from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
-    from perception.classification.learned import Learned
+    from perception.classification.calibration import ErrorCalibration
     from perception.classification.prompts import PromptSet
     from perception.commands.classify_job import ClassifyOptions, ImageClassifier
     from perception.engine.items import Item
@@ -175,15 +175,15 @@ def _costs(args: argparse.Namespace, prompts: PromptSet) -> list[int]:
     return rows if args.pool == "mean_error" else [1] * sum(rows)
 
 
-def _learned(args: argparse.Namespace) -> Learned | None:
+def _learned(args: argparse.Namespace) -> ErrorCalibration | None:
     if args.calibration is None:
         if args.learn_weights:
             raise UserError("--learn-weights needs --calibration FOLDER, a run on labelled images to learn from")
         return None
-    from perception.classification.learned import learn
+    from perception.classification.calibration import calibrate
     from perception.commands.classify_recorded import read_recorded
 
-    return learn(read_recorded(args.calibration)[1], args.learn_weights)
+    return calibrate(read_recorded(args.calibration)[1], args.learn_weights)
 
 
 def _clip(args: argparse.Namespace) -> str | None:

@@ -14,26 +14,25 @@ import torch
 from safetensors.torch import save
 
 from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.image_size import image_size
 from perception.backbones.typicality import TypicalityMeter
+from perception.classification.calibration import ErrorCalibration
 from perception.classification.classifier import Classification, DiffusionClassifier, Pool
 from perception.classification.clip_preselection import ClipPreselection, ClipRanking
 from perception.classification.error_maps import ErrorMaps, overlay_png
 from perception.classification.few_shot import load_class_tokens
-from perception.classification.learned import Learned
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
 from perception.classification.prompts import PromptSet
-from perception.classification.race import Requests
+from perception.classification.race import Requests, race_ranking
 from perception.classification.schedule import StoppingRule
 from perception.classification.transforms import square_transform, trimmed
 from perception.commands.classify_recorded import check_same_errors, job_fingerprint
 from perception.commands.classify_report import is_answer
 from perception.data.files import file_hash, fitting
 from perception.data.images import content_hash, read_image
-from perception.engine.extraction import image_size
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.errors import UserError
-from perception.metrics.classification import race_ranking
 
 MOST_RANKED = 5  # classes in the ranking of a manifest line
 MOST_SHOWN = 10  # candidates and classes whose numbers are in a manifest line; --save-errors writes those of all
@@ -56,7 +55,7 @@ class ClassifyOptions:
     rows: int = 32  # most rows per denoiser call
     save_errors: bool = False  # write every single error to OUT/errors
     error_maps: int = 0  # timesteps of the picture of winner and runner-up in OUT/error_maps; 0: none
-    learned: Learned | None = None  # what labelled images taught: probabilities, weights of the timesteps
+    learned: ErrorCalibration | None = None  # what labelled images taught: probabilities, weights of the timesteps
     calibration: Path | None = None  # OUT of the run on those images, which must fit
     preselect: int | None = None  # classes of an image that race; None: all
     crop: str | None = None  # resize or adm; None: as the backbone was trained

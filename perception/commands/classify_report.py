@@ -16,7 +16,7 @@ from perception.data.files import write_atomic
 from perception.engine.items import Item
 from perception.engine.manifest import strange_line
 from perception.errors import printable
-from perception.metrics.calibration import Calibration
+from perception.metrics.calibration import ReliabilityBins
 from perception.metrics.classification import LEGIBLE, ClassificationMetrics, confusion_picture, format_table
 
 CONFUSION, RELIABILITY = "confusion.png", "reliability.png"  # below OUT
@@ -120,7 +120,7 @@ def calibration_lines(out: Path, answers: Sequence[Answer]) -> list[str]:
     if len(known) < len(answers):
         return []
     confidence = torch.tensor(known, dtype=torch.float64)  # [B]
-    state = Calibration.of(confidence, torch.tensor([answer.ranking[0] == answer.truth for answer in answers]))
+    state = ReliabilityBins.of(confidence, torch.tensor([answer.ranking[0] == answer.truth for answer in answers]))
     write_atomic(out / RELIABILITY, state.picture())
     return [
         f"mean confidence {confidence.mean().item():.2%}, expected calibration error {state.ece:.2%}",

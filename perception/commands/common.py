@@ -167,6 +167,14 @@ def natural_int(text: str) -> int:
     return value
 
 
+def size_pair(text: str) -> tuple[int, int]:
+    """An argparse type: '512' as (512, 512), '512x768' as (512, 768): height, width."""
+    sides = [int(part) for part in text.lower().split("x")]
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 512 or 512x768")
+    return sides[0], sides[-1]
+
+
 def comma_list(text: str) -> tuple[str, ...]:
     """An argparse type: 'a,b,c' as ('a', 'b', 'c'), without empty parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

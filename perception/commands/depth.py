@@ -89,7 +89,7 @@ def _check_told(artifact: Artifact, room: str | None, text: str | None) -> None:
 
 
 def _rooms(artifact: Artifact) -> Sequence[str]:
-    from perception.conditioning import NYU_ROOMS
+    from perception.data.nyu import NYU_ROOMS
 
     return artifact.config.get("names") or NYU_ROOMS
 

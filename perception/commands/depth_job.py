@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from perception.backbones.typicality import TypicalityMeter
-from perception.commands.results import fingerprint, marks, picture_name, read_picture
+from perception.commands.results import marks, picture_name, read_picture
 from perception.data.documents import conforms
 from perception.data.files import fitting
+from perception.data.nyu import room_id
 from perception.data.pictures import depth_colours, depth_millimetres, png_bytes
 from perception.depth.predictor import DepthPredictor
 from perception.engine.items import Item
-from perception.engine.jobs import Outcome
+from perception.engine.jobs import Outcome, fingerprint
 
 DEPTH_RECORD = {"size": [int, int], "min": float, "median": float, "max": float}
 _UNKNOWN = -1  # class id of a room that is not known
@@ -71,7 +72,7 @@ class DepthFiles:
         """The first room that is part of 'FOLDER_FILE', as in the published model."""
         assert item.path is not None
         name = f"{item.path.absolute().parent.name}_{item.path.name}"
-        return next((number for number, room in enumerate(self.rooms) if room in name), _UNKNOWN)
+        return room_id(name, self.rooms)
 
     def _one(self, sample: Sample) -> Outcome:
         metres = self.predictor(sample.image, sample.given)

@@ -20,6 +20,7 @@ from perception.commands.common import (
     load_backbone_from,
     positive_int,
     show_summary,
+    size_pair,
 )
 from perception.errors import UserError
 
@@ -98,14 +99,6 @@ class _Stored:
         return record["key"] in self._store
 
 
-def size_pair(text: str) -> tuple[int, int]:
-    """An argparse type: '512' as (512, 512), '512x768' as (512, 768): height, width."""
-    sides = [int(part) for part in text.lower().split("x")]
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 512 or 512x768")
-    return sides[0], sides[-1]
-
-
 def tap_table(backbone: DiffusionBackbone) -> str:
     """One line per tap: name, kind, channels, stride in pixels."""
     rows = [("tap", "kind", "channels", "stride")]
@@ -127,7 +120,7 @@ def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) ->
     """Measure one image of the right size; nothing is written."""
     import torch
 
-    from perception.engine.extraction import image_size
+    from perception.backbones.image_size import image_size
     from perception.engine.plan import measure, plan, remaining
 
     backbone = load_backbone_from(args)

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from perception.commands.common import size_pair
 from perception.commands.generate import add_arguments
-from perception.commands.generate_options import size
 from perception.data.inputs import read_json, read_text
 from perception.errors import UserError
 
@@ -21,7 +21,7 @@ def arguments_of(path: str | Path, behind: Sequence[str] = ()) -> list[str]:
     """The command line that an options file stands for, less the repeatable options that stand `behind` it.
 
     A name is an option without its dashes, with underscores inside. Lists repeat an option that may be repeated, and
-    become 'A,B' (of `size`: 'HxW') elsewhere; tables become NAME=TEXT; true sets a switch, false leaves it out.
+    become 'A,B' (of `size_pair`: 'HxW') elsewhere; tables become NAME=TEXT; true sets a switch, false leaves it out.
     Options behind the file win: a list there takes the place of the file's, a table's names are joined by it, and
     domains there leave out the file's templates of others.
 
@@ -63,7 +63,7 @@ def _words(flag: str, action: argparse.Action, value: Any) -> list[str]:
     if not isinstance(value, (list, tuple)):
         value = [value]
     elif not isinstance(action, argparse._AppendAction):
-        value = [("x" if action.type is size else ",").join(map(str, value))]
+        value = [("x" if action.type is size_pair else ",").join(map(str, value))]
     return [f"{flag}={one}" for one in value]  # one word: a value may begin with a dash
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from perception.commands.results import fingerprint
 from perception.data.files import file_hash
 from perception.data.images import content_hash, read_image
 from perception.data.picture_files import DAMAGED, open_picture
 from perception.data.pictures import png_bytes
 from perception.engine.generated import is_sample
 from perception.engine.items import Item
-from perception.engine.jobs import Outcome
+from perception.engine.jobs import Outcome, fingerprint
 from perception.errors import UserError
 from perception.generation.generator import GeneratedScene, SceneGenerator
 from perception.generation.labels import class_counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from perception.commands.common import comma_list, positive_int
+from perception.commands.common import comma_list, positive_int, size_pair
 
 if TYPE_CHECKING:
     from perception.generation.options import GenerationOptions
@@ -27,7 +27,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         help="exact; fast: shifted windows, 15 steps; reference: the published code with its bugs (default: exact)",
     )
     add = group.add_argument
-    add("--size", type=size, metavar="HxW", help="of crops and images in pixels, one side or HxW")
+    add("--size", type=size_pair, metavar="HxW", help="of crops and images in pixels, one side or HxW")
     add("--steps", type=positive_int, help="of either pass")
     add("--guidance", type=float, dest="guidance_scale", metavar="G", help="classifier-free guidance; 1: none")
     add("--guidance-interval", type=comma_floats, metavar="A,B", help="share of the steps that are guided")
@@ -53,14 +53,6 @@ def generation_options(args: argparse.Namespace) -> GenerationOptions:
 
     given = {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
     return preset(args.preset, **given)
-
-
-def size(text: str) -> tuple[int, int]:
-    """An argparse type: '512' or '512x1024' as (height, width)."""
-    sides = [int(part) for part in text.lower().split("x")]
-    if len(sides) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"{text} is neither a side nor HxW")
-    return sides[0], sides[-1]
 
 
 def comma_floats(text: str) -> tuple[float, ...]:

@@ -14,13 +14,13 @@ from perception.commands.common import comma_list, load_backbone_from
 from perception.commands.generate_job import SceneFiles
 from perception.commands.generate_options import generation_options
 from perception.commands.generate_statistics import class_statistics
+from perception.curation.hardness import read_counts
 from perception.data.documents import read_document
 from perception.data.inputs import read_text
 from perception.engine.items import Item
 from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
 from perception.generation.generator import DETAIL_RADIUS, SceneGenerator
-from perception.generation.hardness import read_counts
 from perception.generation.labels import CITYSCAPES, IGNORE, Vocabulary
 from perception.generation.licences import licence_of, stated_licences
 from perception.generation.options import GenerationOptions

@@ -18,8 +18,8 @@ from perception.commands.common import (
     job_options,
     load_backbone_from,
     positive_int,
+    size_pair,
 )
-from perception.commands.extract import size_pair
 from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from perception.backbones.backbone import DiffusionBackbone
+from perception.backbones.image_size import image_size
 from perception.backbones.typicality import TypicalityMeter
 from perception.classification.matching import ImageCaptionMatcher
 from perception.classification.noise import NoiseSource, SeededNoise, read_noise
@@ -19,7 +20,6 @@ from perception.classification.transforms import ClassifierTransform
 from perception.data.documents import conforms
 from perception.data.files import file_hash
 from perception.data.images import read_image
-from perception.engine.extraction import image_size
 from perception.engine.items import Item
 from perception.engine.jobs import Outcome
 from perception.engine.plan import CostPlan, Measurement, measure, plan

@@ -13,8 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.common import a_path, local_device
-from perception.commands.extract import size_pair
+from perception.commands.common import a_path, local_device, size_pair
 from perception.errors import UserError
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -70,11 +68,6 @@ def read_picture(item: Item) -> Picture:
 def picture_name(item_id: str) -> str:
     """The file name of an item's picture: its id, with .png behind other suffixes, cut where it is too long."""
     return fitting(item_id if item_id.endswith(".png") else f"{item_id}.png")
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Of everything that changes a result."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_files(

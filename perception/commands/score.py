@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from perception.commands.score_inputs import read_setup
 
-    setup = read_setup(args)
+    setup, artifact = read_setup(args)
     if args.dry_run:
         from perception.commands.results import plan_files
 
@@ -84,21 +84,26 @@ def run(args: argparse.Namespace) -> int:
         if setup.reference:
             print(f"{'before it':>20}  {len(setup.reference)} reference images of the same cost each")
         return 0
-    from perception.commands.score_reference import class_loss_of
-    from perception.commands.score_report import finish
+    from perception.curation.measure import measure_reference
+    from perception.curation.report import finish
     from perception.engine.groups import open_group
     from perception.engine.runner import run_job
 
-    options = job_options(args)
+    options, reference, failed, first = job_options(args), setup.known, 0, os.environ.get("RANK", "0") == "0"
     group = open_group(options.engine)  # one for both jobs
     try:
-        reference, failed = class_loss_of(setup, options)
-        known = None if reference is None else reference.digest(setup.classes)
-        request = request_of(args, model=setup.artifact.config, further=("score", known))
+        if setup.reference:
+            request = request_of(args, model=artifact.config, further=("reference",))
+            reference, measured = measure_reference(setup, options, request)
+            failed = measured.exit_code
+            if first:
+                print(f"reference: {measured.render()}")
+        known = None if reference is None else reference.digest(setup.head.classes)
+        request = request_of(args, model=artifact.config, further=("score", known))
         summary = run_job(setup.items, partial(setup.scoring, reference), options, request)
     finally:
         group.close()
-    if os.environ.get("RANK", "0") == "0":
+    if first:
         print("\n".join([*finish(setup, reference, options.out), summary.render()]))
     return summary.exit_code or failed
 

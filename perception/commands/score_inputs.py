@@ -1,105 +1,35 @@
-"""From parsed arguments to the items and predictors of `perception score`; faults of the job end here."""
+"""From parsed arguments to the setup of `perception score`; faults of the job end here."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
+from perception.backbones.devices import pick_device
+from perception.commands.common import local_device
 from perception.commands.models import (
     Artifact,
     check_classes,
     found_model,
     load_semantic,
-    place,
     read_artifact,
     revisions_of,
 )
-from perception.commands.score_job import ReferenceFiles, ScoreFiles
-from perception.commands.score_pairs import FilePair, Labelled, WorldScene, file_pairs, set_pairs
-from perception.commands.score_reference import Reference, read_reference
+from perception.curation.consistency import ConsistencyPredictor
+from perception.curation.pairs import Labelled, WorldScene, file_pairs, set_pairs
+from perception.curation.reference import read_reference
+from perception.curation.setup import Head, ScoreOptions, Setup
 from perception.data.world import CLASSES
 from perception.engine.generated import check_set_classes
-from perception.engine.items import Item
 from perception.errors import UserError
 from perception.metrics.component_recall import OBJECTS, ComponentRecall
-from perception.segmentation.consistency import ConsistencyPredictor, loss_limits
 
 
-@dataclass(frozen=True)
-class Setup:
-    """Everything the jobs need but the loaded head, which both of them share."""
-
-    args: argparse.Namespace
-    artifact: Artifact
-    pairs: Sequence[FilePair]
-    reference: Sequence[Labelled]  # empty where the losses of real images are known, or not wanted
-    known: Reference | None  # those of --class-loss
-
-    @property
-    def items(self) -> list[Item]:
-        """One per sample."""
-        return [pair.item for pair in self.pairs]
-
-    @property
-    def classes(self) -> list[str]:
-        """Class names of the head by id."""
-        return list(self.artifact.config["classes"])
-
-    @property
-    def objects(self) -> dict[str, int]:
-        """Class name -> id, of what is recalled by size."""
-        names = self.args.objects or [name for name in OBJECTS if name in self.classes] or self.classes
-        return {name: self.classes.index(name) for name in names}
-
-    @property
-    def alpha(self) -> float:
-        """A pixel above this many times its class's mean loss is ignored."""
-        return 1.25 if self.args.alpha is None else self.args.alpha
-
-    @cached_property
-    def head(self) -> dict[str, Any]:
-        """What the losses depend on, by name."""
-        return {"model": self.artifact.digest(), "size": self.args.size and list(self.args.size)}
-
-    @cached_property
-    def predictor(self) -> ConsistencyPredictor:
-        """The head, loaded."""
-        device = place(self.args)
-        network = load_semantic(self.artifact, self.args.backbone).to(device)
-        vpd = getattr(network.segmentor.backbone, "vpd", None)
-        if vpd is not None and vpd.conditioning.per_image:
-            raise UserError(f"{self.artifact.folder} is told a caption for each image; score with one on class names")
-        self.revisions.update(revisions_of(self.artifact, network))
-        return ConsistencyPredictor(network, self.args.size, device)
-
-    @cached_property
-    def revisions(self) -> dict[str, str]:
-        """Commits of what came from the hub; complete once the head is loaded."""
-        return dict(self.artifact.revisions)
-
-    def measuring(self) -> ReferenceFiles:
-        """The predictor of the reference job."""
-        job = ReferenceFiles(self.predictor, self.reference, self.objects, self.args.areas, self.head)
-        job.revisions = self.revisions
-        return job
-
-    def scoring(self, reference: Reference | None) -> ScoreFiles:
-        """The predictor of the score job; without a reference nothing is filtered."""
-        settings, limits = {**self.head, "alpha": None, "class_loss": None}, None
-        if reference is not None:
-            limits = loss_limits(reference.class_loss, self.alpha)
-            settings |= {"alpha": self.alpha, "class_loss": reference.digest(self.classes)}
-        job = ScoreFiles(self.predictor, self.pairs, self.objects, self.args.areas, settings, limits)
-        job.revisions = self.revisions
-        return job
-
-
-def read_setup(args: argparse.Namespace) -> Setup:
-    """Read folders and the head's config, load nothing. Raises UserError for whatever concerns the whole job."""
-    artifact = _head(args)
+def read_setup(args: argparse.Namespace) -> tuple[Setup, Artifact]:
+    """Read folders and the head's artifact, load nothing. Raises UserError for whatever concerns the whole job."""
+    artifact = _artifact(args)
     names = artifact.config["classes"]
     check_classes(args.objects, artifact)
     ComponentRecall.empty(args.objects, args.areas)  # refuses bounds that do not ascend
@@ -112,16 +42,47 @@ def read_setup(args: argparse.Namespace) -> Setup:
     if args.reference_world:
         reference = _world(args, artifact)
     known = read_reference(args.class_loss, names) if args.class_loss else None
-    setup = Setup(args, artifact, pairs, reference, known)
-    if known is not None and known.head != setup.head:
+    head = _head(args, artifact)
+    if known is not None and known.head != head.identity:
         raise UserError(
-            f"{args.class_loss} was measured with the head {_words(known.head)}, but this one is {_words(setup.head)}; "
-            "measure it again with --reference"
+            f"{args.class_loss} was measured with the head {_words(known.head)}, but this one is "
+            f"{_words(head.identity)}; measure it again with --reference"
         )
-    return setup
+    return Setup(head, args.folder, pairs, reference, known, _options(args, head.classes)), artifact
 
 
-def _head(args: argparse.Namespace) -> Artifact:
+def _options(args: argparse.Namespace, classes: Sequence[str]) -> ScoreOptions:
+    objects = args.objects or [name for name in OBJECTS if name in classes] or classes
+    return ScoreOptions(
+        {name: classes.index(name) for name in objects},
+        args.areas,
+        1.25 if args.alpha is None else args.alpha,
+        args.metric,
+        args.min_score,
+        args.max_count,
+        args.count_by,
+    )
+
+
+def _head(args: argparse.Namespace, artifact: Artifact) -> Head:
+    identity = {"model": artifact.digest(), "size": args.size and list(args.size)}
+    load = partial(_load, artifact, args.backbone, args.size, args.device)
+    return Head(artifact.folder.name, list(artifact.config["classes"]), identity, load)
+
+
+def _load(
+    artifact: Artifact, backbone: str | None, size: tuple[int, int] | None, device: str | None
+) -> tuple[ConsistencyPredictor, dict[str, str]]:
+    """The judge, and the commits of what came from the hub. Raises UserError for a head that is told captions."""
+    place = pick_device(device or local_device())
+    network = load_semantic(artifact, backbone).to(place)
+    vpd = getattr(network.segmentor.backbone, "vpd", None)
+    if vpd is not None and vpd.conditioning.per_image:
+        raise UserError(f"{artifact.folder} is told a caption for each image; score with one on class names")
+    return ConsistencyPredictor(network, size, place), revisions_of(artifact, network)
+
+
+def _artifact(args: argparse.Namespace) -> Artifact:
     """The artifact of a semantic head: the shipped one, a folder, or owner/name of the hub."""
     artifact = read_artifact(found_model(args), "semantic")
     if artifact.task != "semantic":

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from perception.backbones.typicality import TypicalityMeter
-from perception.commands.results import Picture, fingerprint, marks, picture_name, read_picture
+from perception.commands.results import Picture, marks, picture_name, read_picture
 from perception.data.documents import conforms
-from perception.data.overlay import overlay_labels
-from perception.data.pictures import distinct_colour, overlay_heat, png_bytes
+from perception.data.pictures import distinct_colour, overlay_heat, overlay_labels, png_bytes
 from perception.engine.items import Item
-from perception.engine.jobs import Outcome
+from perception.engine.jobs import Outcome, fingerprint
 from perception.segmentation.predictor import ReferringPredictor, SemanticPredictor
 
 _NO_LABEL = 255  # no class has this id

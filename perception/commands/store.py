@@ -10,7 +10,7 @@ from perception.commands.common import a_path
 from perception.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from perception.data.upkeep import GcReport, VerifyReport
+    from perception.data.store.maintenance import GcReport, VerifyReport
 
 SUMMARY = "count, check or clean a store of latents and features"
 EXAMPLES = """perception store runs/features stat
@@ -34,17 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the action; 1 when `verify` finds damage."""
-    from perception.data import upkeep
+    from perception.data.store import maintenance
 
     if args.action != "gc":
         _refuse_options_of_gc(args)
     if args.action == "stat":
-        for name, value in upkeep.store_stat(args.store).items():
+        for name, value in maintenance.store_stat(args.store).items():
             print(f"{name:>8}  {value}")
         return 0
     if args.action == "verify":
-        return _show_verify(upkeep.verify_store(args.store), args.store)
-    _show_gc(upkeep.collect_garbage(args.store, args.max_bytes, check=args.check, dry_run=args.dry_run), args.dry_run)
+        return _show_verify(maintenance.verify_store(args.store), args.store)
+    report = maintenance.collect_garbage(args.store, args.max_bytes, check=args.check, dry_run=args.dry_run)
+    _show_gc(report, args.dry_run)
     return 0
 
 

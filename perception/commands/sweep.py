@@ -15,9 +15,9 @@ from perception.commands.common import (
     comma_list,
     load_backbone_from,
     positive_int,
+    size_pair,
 )
 from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset, refuse_without_dataset
-from perception.commands.extract import size_pair
 from perception.errors import UserError, told
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def _images(
     args: argparse.Namespace, backbone: DiffusionBackbone, items: Sequence[Item], labels: list[str]
 ) -> Iterator[tuple[Tensor, str]]:
     """Images and hashes of the readable items, whose labels are appended; one line on stderr for each other."""
+    from perception.backbones.image_size import image_size
     from perception.data.images import content_hash, image_tensor, read_image
-    from perception.engine.extraction import image_size
 
     size = image_size(backbone, args.size)
     for item in items:

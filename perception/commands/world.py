@@ -91,7 +91,7 @@ def sheet(seed: int, size: int, columns: int = 8) -> NDArray:
     """The picture sheet, uint8 [9 * size, columns * size, 3]: five domains, labels, depth, objects."""
     import numpy as np
 
-    from perception.data.overlay import colour_labels
+    from perception.data.pictures import colour_labels
     from perception.data.world import DOMAINS, OBJECT_CLASSES, PALETTE, render_object, render_scene
 
     rows = [[render_scene(seed, column, domain, (size, size)) for column in range(columns)] for domain in DOMAINS]

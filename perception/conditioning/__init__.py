@@ -3,7 +3,6 @@
 from perception.conditioning.adapter import TextAdapter
 from perception.conditioning.base import Conditioning
 from perception.conditioning.building import build_conditioning
-from perception.conditioning.rooms import NYU_ROOMS, room_id
 from perception.conditioning.table import class_table
 from perception.conditioning.templates import IMAGENET_TEMPLATES
 from perception.conditioning.text import EmptyPrompt, Sentences
@@ -11,7 +10,6 @@ from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens
 
 __all__ = [
     "IMAGENET_TEMPLATES",
-    "NYU_ROOMS",
     "ClassId",
     "ClassNames",
     "Conditioning",
@@ -21,5 +19,4 @@ __all__ = [
     "TextAdapter",
     "build_conditioning",
     "class_table",
-    "room_id",
 ]

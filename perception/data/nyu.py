@@ -10,6 +10,7 @@ millimetres, 0 = no measurement.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,37 @@ from perception.data.picture_files import DAMAGED, LABEL_FORMATS, open_picture
 from perception.data.pictures import MILLIMETRES
 from perception.errors import UserError
 
+NYU_ROOMS: tuple[str, ...] = (
+    "printer_room",
+    "bathroom",
+    "living_room",
+    "study",
+    "conference_room",
+    "study_room",
+    "kitchen",
+    "home_office",
+    "bedroom",
+    "dinette",
+    "playroom",
+    "indoor_balcony",
+    "laundry_room",
+    "basement",
+    "excercise_room",
+    "foyer",
+    "home_storage",
+    "cafe",
+    "furniture_store",
+    "office_kitchen",
+    "student_lounge",
+    "dining_room",
+    "reception_room",
+    "computer_lab",
+    "classroom",
+    "office",
+    "bookstore",
+)
+"""The room types, in the order of VPD's published embedding table; the spelling "excercise_room" is the data set's."""
+
 
 @dataclass(frozen=True)
 class DepthFrame:
@@ -29,6 +61,14 @@ class DepthFrame:
     name: str  # "<folder>_<file>"; rooms are recognised in it
     image: Path
     depth: Path
+
+
+def room_id(name: str, rooms: Sequence[str] = NYU_ROOMS) -> int:
+    """The first room that is a substring of a file name such as "study_room_0004_rgb_00001.jpg"; -1 if none is.
+
+    The first one wins as in the published model: study_room is "study" (3), office_kitchen is "kitchen" (6).
+    """
+    return next((index for index, room in enumerate(rooms) if room in name), -1)
 
 
 def read_frames(root: str | Path, folder: str, file_list: str | None = None) -> list[DepthFrame]:

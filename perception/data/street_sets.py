@@ -1,7 +1,11 @@
-"""The street scene sets of domain generalisation, 19 Cityscapes classes each: where their files are, how to read them.
+"""The street scene sets: where their files are, how to read them.
 
-GTA5 (source), and the validation targets of DGInStyle (arXiv 2312.03048, section 4): Cityscapes, BDD100K, Mapillary
-Vistas v1.2, ACDC and Dark Zurich.
+Of domain generalisation, 19 Cityscapes classes each: GTA 5 (source; Richter et al., Playing for data, ECCV 2016; for
+research use; 24,966 frames of 1914 x 1052 pixels), and the validation targets of DGInStyle (arXiv 2312.03048,
+section 4): Cityscapes, BDD100K, Mapillary Vistas v1.2, ACDC and Dark Zurich.
+
+CamVid in the SegNet version: 480 x 360 pixels, 11 classes, 367 / 101 / 233 images (Brostow, Fauqueur, Cipolla: Semantic
+object classes in video, 2009; split and classes of Badrinarayanan et al., SegNet, 2017).
 """
 
 from __future__ import annotations
@@ -11,11 +15,43 @@ from dataclasses import dataclass
 from os import getenv
 from pathlib import Path
 
-from perception.data import gta
-from perception.data.segmentation_folder import LabelledImage
+import numpy as np
+
+from perception.data.segmentation_folder import IMAGE_SUFFIXES, LabelledImage, by_stem
 from perception.errors import UserError
 
-IGNORE = 255
+IGNORE = 255  # in training and evaluation
+CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign_symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+CAMVID_PALETTE = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (60, 40, 222),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+GTA_LABEL_SUFFIX = "_labelTrainIds.png"
+GTA_TRAIN_ID = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
+    31: 16, 32: 17, 33: 18,
+}  # fmt: skip  # id in the files of the data set -> Cityscapes train id
 _MAPILLARY = {  # ids of v1.2 -> Cityscapes train ids
     0: (13, 24, 41), 1: (2, 15), 2: (17,), 3: (6,), 4: (3,), 5: (45, 47), 6: (48,), 7: (50,), 8: (30,), 9: (29,),
     10: (27,), 11: (19,), 12: (20, 21, 22), 13: (55,), 14: (61,), 15: (54,), 16: (58,), 17: (57,), 18: (52,),
@@ -36,8 +72,8 @@ class StreetSet:
 
 
 STREET_SETS = {
-    "gta": StreetSet("images", "labels", ".png", "_labelTrainIds.png", (1280, 720)),
-    "gta_raw": StreetSet("images", "labels", ".png", ".png", (1280, 720), gta.TRAIN_ID),
+    "gta": StreetSet("images", "labels", ".png", GTA_LABEL_SUFFIX, (1280, 720)),
+    "gta_raw": StreetSet("images", "labels", ".png", ".png", (1280, 720), GTA_TRAIN_ID),
     "cityscapes": StreetSet(
         "leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
     ),
@@ -104,6 +140,36 @@ def street_images(name: str, root: str | Path, split: str) -> list[LabelledImage
             f"every STEM{layout.image_suffix} needs STEM{layout.label_suffix}"
         )
     return [LabelledImage(stem, images[stem], labels[stem]) for stem in sorted(images)]
+
+
+def gta_train_ids(labels: np.ndarray) -> np.ndarray:
+    """Ids as GTA's own label files have them -> Cityscapes train ids, 255 for all that are not evaluated."""
+    table = np.full(256, IGNORE, np.uint8)
+    table[list(GTA_TRAIN_ID)] = list(GTA_TRAIN_ID.values())
+    return table[labels]
+
+
+def gta_images(root: str | Path) -> list[LabelledImage]:
+    """All frames of images/<stem>.png with their label maps in train ids, sorted by stem.
+
+    Raises:
+        UserError: a folder is missing or empty, or an image and a label map stand alone, or two images
+            have one stem.
+    """
+    images, labels = Path(root) / "images", Path(root) / "labels"
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist; expected images/ and labels/ in {root}")
+    pictures = by_stem(images, IMAGE_SUFFIXES)
+    maps = {p.name.removesuffix(GTA_LABEL_SUFFIX): p for p in labels.iterdir() if p.name.endswith(GTA_LABEL_SUFFIX)}
+    if alone := sorted(set(pictures) ^ set(maps)):
+        raise UserError(
+            f"{root} has {len(alone)} stems with an image or a label map alone: {', '.join(alone[:3])}; "
+            f"every images/<stem>.png needs labels/<stem>{GTA_LABEL_SUFFIX} (convert the labels with `gta_train_ids`)"
+        )
+    if not pictures:
+        raise UserError(f"{images} holds no image ({', '.join(IMAGE_SUFFIXES)}); check the data root")
+    return [LabelledImage(stem, pictures[stem], maps[stem]) for stem in sorted(pictures)]
 
 
 def _by_stem(folder: Path, suffix: str, split: str | None) -> dict[str, Path]:

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
-from perception.conditioning import NYU_ROOMS, build_conditioning
+from perception.conditioning import build_conditioning
 from perception.conditioning.building import ConditioningKind
+from perception.data.nyu import NYU_ROOMS
 from perception.depth.head import DepthHead
 from perception.errors import UserError
 from perception.segmentation.controls import TimmEncoder

@@ -12,6 +12,7 @@ import torch
 
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.cached import CachedFeatures, check_spec
+from perception.backbones.image_size import image_size
 from perception.backbones.spec import FeatureSpec
 from perception.data.documents import conforms
 from perception.data.images import content_hash, image_tensor, read_image
@@ -92,20 +93,3 @@ class FeatureExtractor:
             "latent_key": self.features.latent_key(image_hash),
             "shapes": shapes,
         }
-
-
-def image_size(backbone: DiffusionBackbone, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
-    """Height and width in pixels, checked; by default those of the images that the denoiser was trained on."""
-    stride = backbone.latent_stride
-    if size is None:
-        if backbone.training_size is None:
-            raise UserError(f"{backbone.name} does not say which size it was trained at; add --size, in pixels.")
-        height, width = (side * stride for side in backbone.training_size)
-    else:
-        height, width = (size, size) if isinstance(size, int) else size
-    if height < stride or width < stride or height % stride or width % stride:
-        raise UserError(
-            f"size {height}x{width} does not fit {backbone.name}: both sides must be multiples of {stride}."
-        )
-    backbone.check_size(height // stride, width // stride)
-    return height, width

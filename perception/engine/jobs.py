@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,6 +57,11 @@ class StreamingPredictor(Predictor, Protocol):
         Yields None now and then while nothing ends, so that outcomes that wait for the disk get there. Outcomes are up
         to rounding the same whatever `together` is. UserError stops the job.
         """
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Names everything that changes a result: 16 hex digits of plain values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from perception.data.files import fitting
-from perception.data.overlay import overlay_labels
 from perception.data.picture_files import DAMAGED, open_picture
-from perception.data.pictures import png_bytes
+from perception.data.pictures import overlay_labels, png_bytes
 from perception.errors import UserError
 from perception.generation.labels import Vocabulary, colour_picture
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE

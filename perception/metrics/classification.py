@@ -155,21 +155,6 @@ def _counted(pairs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, torch.zeros(len(distinct), dtype=torch.int64).index_add(0, place, counts)
 
 
-def race_ranking(
-    alive: Sequence[Sequence[int]],  # candidates of every block, then the final ones (Classification.alive)
-    errors: Sequence[float],  # mean error per candidate
-    classes: Sequence[int],  # whom each candidate speaks for
-) -> list[int]:
-    """Classes, best first, after a race: who stayed longer ranks higher, equals by their mean error.
-
-    Means of candidates that left at different times rest on different samples, so they alone give no ranking.
-    """
-    order: dict[int, None] = {}
-    for block in reversed(alive):
-        order |= dict.fromkeys(sorted((c for c in block if c not in order), key=lambda c: errors[c]))
-    return list(dict.fromkeys(classes[c] for c in order))
-
-
 def format_table(metrics: ClassificationMetrics, names: Sequence[str]) -> str:
     """A plain table: images and accuracy per class that has images, then the means, in percent."""
     report = metrics.report(names)

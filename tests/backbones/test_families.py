@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones import AttentionSpec, Condition, DiffusionBackbone, FeatureSpec, load_backbone
-from perception.engine.extraction import image_size
+from perception.backbones.image_size import image_size
 from perception.errors import UserError
 
 KINDS = (

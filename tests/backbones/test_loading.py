@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from perception.backbones import FeatureSpec, hub, load_backbone, loading
-from perception.engine.extraction import image_size
+from perception.backbones.image_size import image_size
 from perception.errors import UserError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -11,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import perception
 from perception.backbones.conditioning import Condition
-from perception.classification.learned import learn
+from perception.classification.calibration import calibrate
 from perception.classification.prompts import class_prompts
+from perception.classification.race import race_ranking
 from perception.classification.racing import Racing
 from perception.classification.replay import Recorded
 from perception.classification.table import ErrorTable
-from perception.metrics.classification import ClassificationMetrics, format_table, race_ranking
+from perception.metrics.classification import ClassificationMetrics, format_table
 
 FEW, MANY = 200, 1000
 PACKAGE = str(Path(perception.__file__).parent)
@@ -105,7 +106,7 @@ def _weights(classes: int) -> None:
     """What labelled images teach, from recorded errors."""
     errors = torch.rand(classes, 4)
     errors[0] -= 1
-    assert learn([Recorded(errors, (0, 1, 2, 3), tuple(range(classes)), 0)], weigh_timesteps=True).weights
+    assert calibrate([Recorded(errors, (0, 1, 2, 3), tuple(range(classes)), 0)], weigh_timesteps=True).weights
 
 
 @pytest.mark.parametrize("task", [_prompts, _figures, _calls, _race], ids=lambda task: task.__name__)

@@ -6,7 +6,7 @@ import torch
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import class_prompts
-from perception.classification.race import ErrorRequest, race_together
+from perception.classification.race import ErrorRequest, race_ranking, race_together
 from perception.classification.racing import Racing
 from perception.classification.schedule import Sample
 from perception.classification.scoring import DenoisingErrors
@@ -117,3 +117,10 @@ def test_races_of_a_batch_equal_single_races(tiny_backbone):
     assert [(r.alive, r.stop, r.evaluations) for r in together] == [(r.alive, r.stop, r.evaluations) for r in alone]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.table.errors, other.table.errors, rtol=1e-5, atol=0, equal_nan=True)
+
+
+def test_the_ranking_of_a_race_goes_by_who_stayed():
+    alive = [(0, 1, 2, 3, 4), (3, 1, 0), (1,)]
+    errors = [0.9, 0.5, 0.4, 0.8, 0.3]  # 2 and 4 left first, on other samples
+    assert race_ranking(alive, errors, range(5)) == [1, 3, 0, 4, 2]
+    assert race_ranking(alive, errors, [0, 0, 1, 1, 2]) == [0, 1, 2]  # two templates each for classes 0 and 1

@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception.backbones import hub
 from perception.commands.main import main
+from perception.curation.consistency import ConsistencyPredictor
 from perception.data.world import CLASSES, PALETTE, render_scene
-from perception.segmentation.consistency import ConsistencyPredictor
 
 DOMAINS = ("clear", "night", "fog")
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from perception.conditioning import (
-    NYU_ROOMS,
     ClassId,
     ClassNames,
     EmptyPrompt,
@@ -12,7 +11,6 @@ from perception.conditioning import (
     Sentences,
     TextAdapter,
     build_conditioning,
-    room_id,
 )
 from perception.errors import UserError
 
@@ -100,14 +98,6 @@ def test_the_adapter_starts_near_the_identity_and_has_a_hidden_width():
     assert adapter.fc[0].weight.shape == (3, 6)
     assert torch.equal(adapter.gamma, torch.full((6,), 1e-4))
     assert 0 < (adapter(tokens) - tokens).abs().max() < 1e-3
-
-
-def test_rooms_are_substrings_in_the_order_of_the_table():
-    assert len(NYU_ROOMS) == 27
-    assert room_id("bedroom_0034/rgb_00012.jpg") == 8
-    assert room_id("study_room_0004_out/rgb_00001.jpg") == NYU_ROOMS.index("study")
-    assert room_id("office_kitchen_0002") == NYU_ROOMS.index("kitchen")
-    assert room_id("street.jpg") == -1
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception.data.nyu import check_depth, read_depth, read_frames
+from perception.data.nyu import NYU_ROOMS, check_depth, read_depth, read_frames, room_id
 from perception.errors import UserError
 
 
@@ -85,3 +85,11 @@ def test_missing_and_empty_places(root):
     (root / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty holds no rgb_<n>.jpg with a sync_depth_<n>.png beside it"):
         read_frames(root, "empty")
+
+
+def test_rooms_are_substrings_in_the_order_of_the_table():
+    assert len(NYU_ROOMS) == 27
+    assert room_id("bedroom_0034/rgb_00012.jpg") == 8
+    assert room_id("study_room_0004_out/rgb_00001.jpg") == NYU_ROOMS.index("study")
+    assert room_id("office_kitchen_0002") == NYU_ROOMS.index("kitchen")
+    assert room_id("street.jpg") == -1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from perception.data.overlay import colour_labels, overlay_labels
+from perception.data.pictures import colour_labels, overlay_labels
 from perception.data.segmentation_folder import check_labels, labelled_images, read_labels
 from perception.errors import UserError
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from perception.backbones import DiffusionBackbone, VariancePreservingPath
-from perception.data.gta import gta_images, train_ids
+from perception.data.street_sets import gta_images, gta_train_ids
 from perception.errors import UserError
 from perception.generation import new_control
 from perception.generation.datasets import ControlDataset, SourceDataset
@@ -109,4 +109,4 @@ def test_item_errors(gta: Path) -> None:
 
 
 def test_gta_ids() -> None:
-    assert train_ids(np.array([7, 8, 33, 0, 34], np.uint8)).tolist() == [0, 1, 18, 255, 255]
+    assert gta_train_ids(np.array([7, 8, 33, 0, 34], np.uint8)).tolist() == [0, 1, 18, 255, 255]

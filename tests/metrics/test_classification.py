@@ -12,7 +12,6 @@ from perception.metrics.classification import (
     ClassificationMetrics,
     confusion_picture,
     format_table,
-    race_ranking,
 )
 
 NAMES = [f"class {c}" for c in range(7)]
@@ -57,13 +56,6 @@ def test_a_class_without_images_leaves_the_mean_and_the_table():
     assert "cat                  2    50.00%" in table
     assert "cow" not in table
     assert "mean per class       3    75.00%" in table
-
-
-def test_the_ranking_of_a_race_goes_by_who_stayed():
-    alive = [(0, 1, 2, 3, 4), (3, 1, 0), (1,)]
-    errors = [0.9, 0.5, 0.4, 0.8, 0.3]  # 2 and 4 left first, on other samples
-    assert race_ranking(alive, errors, range(5)) == [1, 3, 0, 4, 2]
-    assert race_ranking(alive, errors, [0, 0, 1, 1, 2]) == [0, 1, 2]  # two templates each for classes 0 and 1
 
 
 @pytest.mark.parametrize("classes", [2, 30, 113])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from perception.backbones import Condition, load_backbone
-from perception.data.gta import gta_images
+from perception.data.street_sets import gta_images
 from perception.generation import CITYSCAPES, new_control
 from perception.generation.crops import centre_box, class_box, random_box
 from perception.generation.datasets import control_item

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from perception.backbones.ldm_names import unet_ldm_names
+from perception.backbones.ldm_names import UNET_PREFIX, unet_ldm_names
 from perception.errors import UserError
 
-UNET = "unet.unet.diffusion_model."
 VAE = "encoder_vq."
 # Left behind by the reference: buffers of the noise schedule, and the denoiser's last layers, which VPD never runs.
 _JUNK = re.compile(r"(encoder\.)?(sd_model\.\w+|unet\.unet\.diffusion_model\.out\.[02]\.(weight|bias))")
@@ -34,7 +33,7 @@ class Layout:
         state = list(state)
         unet = f"{self.ours}unet."
         inner = unet_ldm_names(name.removeprefix(unet) for name in state if name.startswith(unet))
-        named = {f"{unet}{name}": f"{self.theirs}{UNET}{ldm}" for name, ldm in inner.items()}
+        named = {f"{unet}{name}": f"{self.theirs}{UNET_PREFIX}{ldm}" for name, ldm in inner.items()}
         parts = {
             f"{self.ours}adapter.fc.": f"{self.theirs}text_adapter.fc.",
             f"{self.ours}adapter.gamma": f"{self.theirs}gamma",

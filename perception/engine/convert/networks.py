@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from perception.backbones.loading import load_backbone
-from perception.conditioning import NYU_ROOMS
+from perception.data.nyu import NYU_ROOMS
 from perception.depth.net import DepthNet
 from perception.engine.convert.layouts import size_of
 from perception.engine.convert.reading import Checkpoint

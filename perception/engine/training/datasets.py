@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
-from perception.data import camvid, world
+from perception.data import world
 from perception.data.segmentation_folder import labelled_images
+from perception.data.street_sets import CAMVID_CLASSES, CAMVID_PALETTE
 from perception.engine.training.registry import DATASETS
 from perception.engine.training.rendering import scene_records
 from perception.errors import UserError
@@ -54,9 +55,9 @@ class SegmentationFolder(BaseSegDataset):
 
 @DATASETS.register_module()
 class CamVid(SegmentationFolder):
-    """CamVid, 11 classes; see `perception.data.camvid`."""
+    """CamVid, 11 classes; see `perception.data.street_sets`."""
 
-    METAINFO: ClassVar[dict[str, Any]] = {"classes": camvid.CLASSES, "palette": [list(c) for c in camvid.PALETTE]}
+    METAINFO: ClassVar[dict[str, Any]] = {"classes": CAMVID_CLASSES, "palette": [list(c) for c in CAMVID_PALETTE]}
 
 
 @DATASETS.register_module()

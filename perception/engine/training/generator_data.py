@@ -11,9 +11,9 @@ import numpy as np
 from mmseg.datasets import BaseSegDataset
 from torch import Tensor
 
-from perception.data.gta import gta_images
 from perception.data.inputs import read_json
 from perception.data.segmentation_folder import IMAGE_SUFFIXES, LabelledImage, labelled_images
+from perception.data.street_sets import gta_images
 from perception.engine.training.classes import class_names, palette_of
 from perception.engine.training.registry import DATASETS
 from perception.engine.training.transforms import Sample, with_image, with_labels

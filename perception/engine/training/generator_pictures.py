@@ -17,8 +17,7 @@ from torch import Tensor
 
 from perception.backbones.backbone import DiffusionBackbone
 from perception.data.files import write_atomic
-from perception.data.overlay import colour_labels
-from perception.data.pictures import png_bytes
+from perception.data.pictures import colour_labels, png_bytes
 from perception.engine.training.generators import ControlGenerator, SourceGenerator
 from perception.engine.training.hooks import unwrapped
 from perception.engine.training.registry import HOOKS

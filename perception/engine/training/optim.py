@@ -19,10 +19,9 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from torch import nn
 
-from perception.backbones.ldm_names import unet_ldm_names
+from perception.backbones.ldm_names import UNET_PREFIX, unet_ldm_names
 from perception.errors import UserError
 
-UNET_PREFIX = "unet.unet.diffusion_model."  # of the denoiser in the reference's checkpoints
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
 
 

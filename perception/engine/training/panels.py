@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 from mmseg.structures import SegDataSample
 
-from perception.data.overlay import overlay_labels
-from perception.data.pictures import distinct_colour, heat_colours
+from perception.data.pictures import distinct_colour, heat_colours, overlay_labels
 
 
 def panels(

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from mmengine.dataset import BaseDataset
 
-from perception.conditioning import room_id
 from perception.data import nyu, refcoco
+from perception.data.nyu import room_id
 from perception.engine.training.registry import DATASETS
 from perception.engine.training.rendering import Place, scene_arrays, scene_records
 

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
+from perception.backbones.ldm_names import UNET_PREFIX
 from perception.data.inputs import UNREADABLE
-from perception.engine.convert.layouts import UNET
 from perception.engine.training.artifact import fingerprint_of
 from perception.engine.training.check import find_type
 from perception.engine.training.hooks import check_state, unwrapped
@@ -61,7 +61,7 @@ def task_of(config: Config) -> str:
 
 def check_task(config: Config, state: Mapping[str, Tensor], artifact: dict[str, Any] | None, source: Path) -> None:
     """UserError for the weights of another task, and for those of a published checkpoint as it is."""
-    if any(name.startswith(UNET) for name in state):
+    if any(name.startswith(UNET_PREFIX) for name in state):
         raise UserError(
             f"{source} is a checkpoint of VPD's authors; make a folder of it with `perception convert` first"
         )

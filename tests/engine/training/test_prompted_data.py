@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 
-from perception.conditioning import NYU_ROOMS
+from perception.data.nyu import NYU_ROOMS
 from perception.engine.training.config import load_config
 from perception.engine.training.datasets import FixedViews
 from perception.engine.training.panels import picture_name

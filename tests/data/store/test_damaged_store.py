@@ -10,6 +10,7 @@ import torch
 from perception.backbones.cached import StoredRows
 from perception.commands.main import main
 from perception.data.store import TensorStore
+from perception.data.store.maintenance import collect_garbage, store_stat, verify_store
 from perception.errors import UserError
 
 DEEP = b"[" * 100_000
@@ -89,11 +90,11 @@ def test_a_damaged_shard_loses_its_own_entries_alone(tmp_path, capsys, name):
     assert store.get("a") is None and "a" not in store
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and f"Shard {path} is damaged (" in told
-    assert [name for name, _ in store.verify().damaged] == [path.name]
+    assert [name for name, _ in verify_store(store.root).damaged] == [path.name]
     filled(tmp_path, "a")  # makes the same shard again
     assert path.read_bytes() == whole
     again = TensorStore(tmp_path, read_only=True)
-    assert again.verify().ok and again.get("a")["x"].tolist() == [0, 0]
+    assert verify_store(again.root).ok and again.get("a")["x"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -103,11 +104,11 @@ def test_the_reason_is_told_and_gc_drops_the_shard(tmp_path, name):
     (path,) = shards(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     store = TensorStore(tmp_path)
-    ((damaged, told),) = store.verify().damaged
+    ((damaged, told),) = verify_store(store.root).damaged
     assert damaged == path.name and reason in told
-    assert store.stat()["damaged"] == 1
-    assert store.gc().damaged == (path.name,)
-    assert store.get("a") is None and store.verify().ok
+    assert store_stat(store.root)["damaged"] == 1
+    assert collect_garbage(store.root).damaged == (path.name,)
+    assert store.get("a") is None and verify_store(store.root).ok
 
 
 def test_a_key_that_is_in_a_whole_shard_too_is_read_from_there(tmp_path):
@@ -182,15 +183,8 @@ def test_a_key_on_disk_is_not_written_again(tmp_path):
     assert {path: path.read_bytes() for path in shards(tmp_path)} == before
 
 
-def test_what_is_pending_is_written_before_a_clean_up(tmp_path):
-    store = TensorStore(tmp_path)
-    store.put("a", {"x": torch.ones(2)})
-    store.gc()
-    assert TensorStore(tmp_path, read_only=True).get("a") is not None
-
-
 def test_shards_that_were_closed_to_open_others_are_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("perception.data.store._OPEN_SHARDS", 2)
+    monkeypatch.setattr("perception.data.store.store._OPEN_SHARDS", 2)
     for key in "abcd":
         filled(tmp_path, key, value=ord(key))
     store = TensorStore(tmp_path)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perception.data.files import orphaned_temps
-from perception.data.shards import SUFFIX, DamagedShardError, Index, check_shard, read_index
-from perception.data.store import read_settings
+from perception.data.store.settings import read_settings
+from perception.data.store.shards import SUFFIX, DamagedShardError, Index, check_shard, read_index
 from perception.errors import UserError
 
 

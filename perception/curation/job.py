@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from perception.commands.results import fingerprint
-from perception.commands.score_pairs import FilePair, Labelled
+from perception.curation.consistency import Consistency, ConsistencyPredictor, filtered_labels
+from perception.curation.pairs import FilePair, Labelled
 from perception.data.documents import conforms
 from perception.data.files import fitting
 from perception.data.images import content_hash
 from perception.data.pictures import png_bytes
 from perception.engine.items import Item
-from perception.engine.jobs import Outcome
+from perception.engine.jobs import Outcome, fingerprint
 from perception.generation.labels import IGNORE, class_counts
 from perception.generation.samples import check_listed
 from perception.metrics.component_recall import ComponentRecall
-from perception.segmentation.consistency import Consistency, ConsistencyPredictor, filtered_labels
 
 FILTERED_PLACE = "labels_filtered/{}_labelTrainIds.png"  # below OUT
 

@@ -12,11 +12,10 @@ import tracemalloc
 import pytest
 import torch
 
-from perception.data import upkeep
 from perception.data.files import NoSpaceError
-from perception.data.shards import ShardReader, read_index
-from perception.data.store import TensorStore, feature_key
-from perception.data.upkeep import collect_garbage, store_stat, verify_store
+from perception.data.store import TensorStore, feature_key, maintenance
+from perception.data.store.maintenance import collect_garbage, store_stat, verify_store
+from perception.data.store.shards import ShardReader, read_index
 from perception.errors import UserError
 
 
@@ -110,7 +109,7 @@ last.put("pending", {"x": torch.ones(1)})
     store = TensorStore(tmp_path, read_only=True)
     assert sorted(store.keys()) == sorted([*(f"{w}-{n}" for w in (0, 1) for n in range(40)), "pending"])
     assert all(store.get(f"{w}-{n}")["x"][0] == n for w in (0, 1) for n in range(40))
-    assert store.verify().ok
+    assert verify_store(tmp_path).ok
 
 
 def test_threads_share_one_store(tmp_path):
@@ -199,8 +198,8 @@ def test_a_full_disk_is_one_sentence_and_the_rest_can_be_flushed_later(tmp_path,
 def test_a_full_disk_at_exit_is_one_line_and_the_other_stores_are_written(tmp_path):
     script = """
 import os, sys, torch
-from perception.data import files, shards
-from perception.data.store import TensorStore
+from perception.data import files
+from perception.data.store import TensorStore, shards
 def write(path, content):
     if "spent" in str(path):
         raise files.NoSpaceError(f"No space left in {path.parent}.")
@@ -225,10 +224,11 @@ def test_verify_finds_a_flipped_bit_and_gc_with_check_drops_it(tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     store = TensorStore(tmp_path)
-    report = store.verify()
+    report = verify_store(tmp_path)
     assert not report.ok and report.shards == 2
     assert report.damaged == ((path.name, "its content does not match its name"),)
-    assert store.gc().deleted_shards == () and store.gc(check=True).damaged == (path.name,)
+    assert collect_garbage(tmp_path).deleted_shards == ()
+    assert collect_garbage(tmp_path, check=True).damaged == (path.name,)
     assert sorted(store.keys()) == ["b", "c"]
 
 
@@ -259,7 +259,7 @@ def test_gc_drops_the_oldest_shards_above_the_limit(tmp_path):
     store = TensorStore(tmp_path)
     reader = TensorStore(tmp_path, read_only=True)
     assert reader.get("a") is not None
-    report = store.gc(max_bytes=2 * size)
+    report = collect_garbage(tmp_path, max_bytes=2 * size)
     assert len(report.evicted) == 2 and report.freed_bytes == 2 * size and report.kept_bytes == 2 * size
     assert sorted(store.keys()) == ["c", "d"]
     assert reader.get("b") is None and reader.get("c") is not None
@@ -275,14 +275,14 @@ def test_shards_that_another_process_deletes_meanwhile_are_passed_over(tmp_path,
         path.unlink()
         return index
 
-    monkeypatch.setattr(upkeep, "read_index", read_and_lose)
+    monkeypatch.setattr(maintenance, "read_index", read_and_lose)
     look(tmp_path)
     assert shards(tmp_path) == []
 
 
 def test_stat_counts(tmp_path):
     filled(tmp_path, "a", "b")
-    stat = TensorStore(tmp_path).stat()
+    stat = store_stat(tmp_path)
     size = shards(tmp_path)[0].stat().st_size
     assert stat == {
         "format": 1,

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from perception.curation import consistency
+from perception.curation.consistency import ConsistencyPredictor, filtered_labels, judge, loss_limits
 from perception.errors import UserError
 from perception.metrics import ClassLoss
-from perception.segmentation import consistency
-from perception.segmentation.consistency import ConsistencyPredictor, filtered_labels, judge, loss_limits
 
 
 def sample(classes=7):

@@ -7,21 +7,20 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from perception.commands.score_job import FILTERED_PLACE, SCORE
-from perception.commands.score_pairs import FilePair
-from perception.commands.score_reference import FILE, Reference, check_rows, totals
+from perception.curation.card import FilterFacts, filter_card
+from perception.curation.hardness import mean_hardness, sample_counts
+from perception.curation.job import FILTERED_PLACE, SCORE
+from perception.curation.measure import check_rows, totals
+from perception.curation.pairs import FilePair
+from perception.curation.reference import FILE, Reference
+from perception.curation.setup import Setup
 from perception.data.files import write_changed
 from perception.engine.manifest import DONE, encode_line, read_manifest
 from perception.generation.catalogue import CARD, statistics_files
-from perception.generation.filter_card import FilterFacts, filter_card
-from perception.generation.hardness import mean_hardness, sample_counts
 from perception.generation.prompt_report import PromptReport
 from perception.metrics.component_recall import ComponentRecall
-
-if TYPE_CHECKING:
-    from perception.commands.score_inputs import Setup
 
 Row = dict[str, Any]
 
@@ -55,10 +54,10 @@ def finish(setup: Setup, reference: Reference | None, out: Path) -> list[str]:
         **statistics_files(accepted, FILTERED_PLACE if reference else _original_place(setup, out)),
     }
     if reference is not None:
-        files[FILE] = _json(reference.to_json(setup.classes))
+        files[FILE] = _json(reference.to_json(setup.head.classes))
     lines = [*_summary(setup, scores, accepted, reference), tables]
     if generated:
-        report = PromptReport.of(generated, setup.classes)
+        report = PromptReport.of(generated, setup.head.classes)
         files["prompts.json"] = _json(report.to_json())
         lines.append(report.render())
     for name, content in files.items():
@@ -71,7 +70,7 @@ def _score(setup: Setup, pair: FilePair, record: Mapping[str, Any], out: Path) -
     kept = ("source", "pixel_accuracy", "mean_iou", "loss", "ignored_share", "class_pixels")
     return {
         "id": pair.id,
-        "accepted": record[setup.args.metric] >= setup.args.min_score,
+        "accepted": record[setup.options.metric] >= setup.options.min_score,
         "image": _relative(pair.image, out),
         "labels": _relative(pair.labels, out),
         "labels_filtered": next(iter(record["output"]), None),
@@ -82,7 +81,7 @@ def _score(setup: Setup, pair: FilePair, record: Mapping[str, Any], out: Path) -
 
 def _counts(setup: Setup, scores: Sequence[Row]) -> dict[str, int]:
     hardness = mean_hardness((score["source"], score["loss"]) for score in scores)
-    return sample_counts(hardness, setup.args.max_count, setup.args.count_by)
+    return sample_counts(hardness, setup.options.max_count, setup.options.count_by)
 
 
 def _tables(recall: ComponentRecall, reference: Reference | None) -> str:
@@ -94,14 +93,14 @@ def _tables(recall: ComponentRecall, reference: Reference | None) -> str:
 
 
 def _card(setup: Setup, reference: Reference | None, scores: Sequence[Row], failed: int, tables: str, out: Path) -> str:
-    args, pairs = setup.args, {pair.id: pair for pair in setup.pairs}
+    options, pairs = setup.options, {pair.id: pair for pair in setup.pairs}
     facts = FilterFacts(
-        folder=_relative(args.folder, out),
-        model=f"{setup.artifact.folder.name} {setup.head['model']}, {len(setup.classes)} classes",
+        folder=_relative(setup.folder, out),
+        model=f"{setup.head.name} {setup.head.identity['model']}, {len(setup.head.classes)} classes",
         reference=f"{reference.images} images" if reference else "",
-        alpha=setup.alpha,
-        metric=args.metric,
-        min_score=args.min_score,
+        alpha=options.alpha,
+        metric=options.metric,
+        min_score=options.min_score,
         unjudged=_unjudged(setup, reference),
         failed=failed,
     )
@@ -113,7 +112,7 @@ def _card(setup: Setup, reference: Reference | None, scores: Sequence[Row], fail
         "labels_end": "_labelTrainIds.png" if reference else first.labels.name.removeprefix(Path(first.id).name),
     }
     generated = [pairs[s["id"]].provenance for s in scores if s["accepted"] and pairs[s["id"]].provenance]
-    return filter_card(scores, generated, setup.classes, facts, places, tables)
+    return filter_card(scores, generated, setup.head.classes, facts, places, tables)
 
 
 def _summary(setup: Setup, scores: Sequence[Row], accepted: Sequence[Row], reference: Reference | None) -> list[str]:
@@ -123,12 +122,12 @@ def _summary(setup: Setup, scores: Sequence[Row], accepted: Sequence[Row], refer
     lines = [
         f"{len(scores)} samples: mIoU {mean('mean_iou'):.4f}, pixel accuracy {mean('pixel_accuracy'):.4f}, "
         f"cross-entropy {mean('loss'):.4f}; {len(accepted)} accepted, {len(scores) - len(accepted)} rejected "
-        f"({setup.args.metric} below {setup.args.min_score:g})"
+        f"({setup.options.metric} below {setup.options.min_score:g})"
     ]
     if reference is not None:
         lines.append(
             f"{100 * mean('ignored_share'):.2f} % of the labelled pixels ignored "
-            f"(loss above {setup.alpha:g} x the class's mean on {reference.images} real images)"
+            f"(loss above {setup.options.alpha:g} x the class's mean on {reference.images} real images)"
         )
     if unjudged := _unjudged(setup, reference):
         lines.append(f"no real image shows {', '.join(unjudged)}: their pixels are all kept")
@@ -138,7 +137,7 @@ def _summary(setup: Setup, scores: Sequence[Row], accepted: Sequence[Row], refer
 def _unjudged(setup: Setup, reference: Reference | None) -> list[str]:
     if reference is None:
         return []
-    return [n for n, count in zip(setup.classes, reference.class_loss.pixels.tolist(), strict=True) if not count]
+    return [n for n, count in zip(setup.head.classes, reference.class_loss.pixels.tolist(), strict=True) if not count]
 
 
 def _original_place(setup: Setup, out: Path) -> str:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from perception.curation.hardness import mean_hardness, read_counts, sample_counts
 from perception.errors import UserError
 from perception.generation.domains import NONE
-from perception.generation.hardness import mean_hardness, read_counts, sample_counts
 from perception.generation.samples import plan_samples
 
 

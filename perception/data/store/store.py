@@ -21,21 +21,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import torch
 
 from perception.checks import check_tensors
-from perception.data.documents import read_shaped
-from perception.data.files import write_atomic
-from perception.data.shards import SUFFIX, DamagedShardError, Index, ShardReader, read_index, write_shard
+from perception.data.store.settings import dtype_name, open_settings
+from perception.data.store.shards import SUFFIX, DamagedShardError, Index, ShardReader, read_index, write_shard
 from perception.errors import UserError
 
-if TYPE_CHECKING:
-    from perception.data.upkeep import GcReport, VerifyReport
-
-FORMAT = 1
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _OPEN_SHARDS = 256  # memory maps kept open
 _RACY_SECONDS = 2.0  # a folder changed this recently may change again without a new time stamp
 _open_stores: weakref.WeakSet[TensorStore] = weakref.WeakSet()
@@ -64,7 +57,7 @@ class TensorStore:
         self.root = Path(root)
         self.read_only = read_only
         self.shard_bytes = shard_bytes
-        self.dtype = _open_settings(self.root, dtype, read_only)
+        self.dtype = open_settings(self.root, dtype, read_only)
         self._lock = threading.RLock()
         self._pending: dict[str, dict[str, torch.Tensor]] = {}
         self._pending_bytes = 0
@@ -144,29 +137,6 @@ class TensorStore:
     def __len__(self) -> int:
         return sum(1 for _ in self.keys())
 
-    def verify(self) -> VerifyReport:
-        """Read every byte and recompute every hash."""
-        from perception.data.upkeep import verify_store
-
-        return verify_store(self.root)
-
-    def gc(self, max_bytes: int | None = None, *, check: bool = False, dry_run: bool = False) -> GcReport:
-        """Delete orphaned temporary files, damaged and duplicate shards, then the oldest shards above `max_bytes`."""
-        from perception.data.upkeep import collect_garbage
-
-        self._writable()
-        self.flush()
-        report = collect_garbage(self.root, max_bytes, check=check, dry_run=dry_run)
-        self._passed_over.clear()
-        self._forget()
-        return report
-
-    def stat(self) -> dict[str, int | str | None]:
-        """Format, dtype, and the numbers of shards, entries, tensors and bytes on disk."""
-        from perception.data.upkeep import store_stat
-
-        return store_stat(self.root)
-
     def _converted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         check_tensors(**{name: tensor})
         tensor = tensor.detach()
@@ -175,7 +145,7 @@ class TensorStore:
         limits = torch.stack(tensor.aminmax()) if tensor.numel() else tensor  # NaN propagates
         if not limits.to(self.dtype).isfinite().all():
             raise UserError(
-                f"Tensor '{name}' has values that are not finite in {_dtype_name(self.dtype)} (largest magnitude "
+                f"Tensor '{name}' has values that are not finite in {dtype_name(self.dtype)} (largest magnitude "
                 f"{limits.abs().max().item():.3g}); use a bfloat16 or float32 store, or check the model."
             )
         return tensor.to("cpu", self.dtype, copy=True).contiguous()
@@ -272,43 +242,3 @@ def feature_key(image_hash: str, fingerprint: str, spec_json: Mapping[str, objec
 
 def _reopen(root: Path) -> TensorStore:
     return TensorStore(root, read_only=True)
-
-
-def _open_settings(root: Path, dtype: torch.dtype | None, read_only: bool) -> torch.dtype | None:
-    """Read store.json, or write it for a new store; returns the dtype of the store."""
-    path = root / "store.json"
-    if not path.exists():
-        if read_only:
-            raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.")
-        if dtype not in (None, *DTYPES.values()):
-            raise UserError(f"A store cannot hold {_dtype_name(dtype)}; choose one of {', '.join(DTYPES)}.")
-        write_atomic(path, (json.dumps({"format": FORMAT, "dtype": _dtype_name(dtype)}) + "\n").encode())
-        return dtype
-    settings = read_settings(root)
-    stored = DTYPES[settings["dtype"]] if settings["dtype"] else None
-    if not read_only and stored != dtype:
-        raise UserError(
-            f"The store {root} holds {_dtype_name(stored)}, not {_dtype_name(dtype)}; "
-            f"open it with that dtype or choose another folder."
-        )
-    return stored
-
-
-def read_settings(root: Path) -> dict[str, str]:
-    """The content of store.json, checked. Raises UserError when it is absent, broken or of another format."""
-    path = root / "store.json"
-    try:
-        settings = read_shaped(path, {"format": int, "dtype": (str, None)})
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{root} is not a tensor store (it has no store.json); check the path.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable as the settings of a tensor store; choose another folder.") from error
-    if settings["format"] != FORMAT or settings["dtype"] not in (None, *DTYPES):
-        raise UserError(
-            f"{path} describes {settings}; this version reads format {FORMAT} with dtype {', '.join(DTYPES)}."
-        )
-    return settings
-
-
-def _dtype_name(dtype: torch.dtype | None) -> str | None:
-    return None if dtype is None else str(dtype).removeprefix("torch.")
