@@ -11,7 +11,7 @@ from PIL import Image
 import perception
 import perception.classification
 from perception.backbones import DiffusionBackbone, FeatureSpec
-from perception.classification import ClassifierTransform, DiffusionClassifier, SuccessiveHalving, class_prompts
+from perception.classification import ClassifierTransform, DiffusionClassifier, Racing, class_prompts
 from perception.classification.matching import ImageCaptionMatcher
 from perception.conditioning import EmptyPrompt, TextAdapter
 from perception.data.images import image_tensor
@@ -53,7 +53,7 @@ def test_dir_lists_the_public_names_without_importing_torch():
 
 @pytest.fixture(scope="module")
 def classifier(tiny_backbone):
-    return DiffusionClassifier(tiny_backbone, class_prompts(["cat", "dog"]), SuccessiveHalving())
+    return DiffusionClassifier(tiny_backbone, class_prompts(["cat", "dog"]), Racing())
 
 
 BACKBONE = {
