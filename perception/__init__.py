@@ -14,6 +14,6 @@ __getattr__, __dir__ = lazy_names(
         "FeatureSpec": "perception.backbones.spec",
         "TensorStore": "perception.data.store",
         "UserError": "perception.errors",
-        "load_backbone": "perception.backbones.loading",
+        "load_backbone": "perception.backbones.loading.load",
     },
 )

@@ -3,6 +3,6 @@
 Nothing else imports this module: it pulls in mmseg.
 """
 
-from perception.engine.training.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
+from perception.training.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 
 __all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]

@@ -36,9 +36,9 @@ HEAVY = (
     "pytest",
     "PIL.Image",
 )
-RACE = ("racing", "race", "statistics", "table", "schedule")
-RACE_TESTS = ("racing", "race", "schedule", "classifier", "replay", "clip_preselection")
-ENGINE_TESTS = ("manifest", "folder", "runner", "worker", "plan", "kill")
+RACE = ("race", "error_table", "stopping/racing", "stopping/statistics", "stopping/schedules")
+RACE_TESTS = ("race", "classifier", "replay", "clip_preselection")
+JOB_TESTS = ("manifest", "folder", "runner", "prepare", "plan", "kill")
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,15 @@ def _below(folder: str, names: tuple[str, ...], prefix: str = "") -> tuple[str, 
 AREAS = {
     "noise path": Area(("backbones/noise_path.py",), ("backbones/test_noise_path.py", "backbones/test_spec.py")),
     "features": Area(
-        _below("backbones", ("features", "cached", "spec")),
-        _below("backbones", ("spec", "cached", "conditioning"), "test_"),
+        _below("backbones", ("features", "stored", "spec")),
+        (*_below("backbones", ("spec", "stored"), "test_"), "backbones/conditioning"),
     ),
     "store": Area(("data/store",), ("data/store",)),
-    "manifest": Area(_below("engine", ("manifest", "folder")), _below("engine", ENGINE_TESTS, "test_")),
-    "share": Area(_below("engine", ("share", "worker")), _below("engine", ENGINE_TESTS, "test_")),
-    "racing": Area(_below("classification", RACE), _below("classification", RACE_TESTS, "test_")),
+    "manifest": Area(_below("jobs", ("manifest", "folder")), _below("jobs", JOB_TESTS, "test_")),
+    "share": Area(_below("jobs", ("rank", "prepare")), _below("jobs", JOB_TESTS, "test_")),
+    "racing": Area(
+        _below("classification", RACE), ("classification/stopping", *_below("classification", RACE_TESTS, "test_"))
+    ),
     "fusion": Area(
         _below("generation", ("fusion", "tiles", "covering", "sampling")),
         (*_below("generation", ("tiles", "fusion", "labels"), "test_"), "parity/test_dginstyle.py"),

@@ -12,12 +12,13 @@ import perception
 import perception.classification
 from perception.backbones import DiffusionBackbone, FeatureSpec
 from perception.classification import ClassifierTransform, DiffusionClassifier, Racing, class_prompts
-from perception.classification.matching import ImageCaptionMatcher
+from perception.classification.matching.matcher import ImageCaptionMatcher
 from perception.conditioning import EmptyPrompt, TextAdapter
 from perception.data.images import image_tensor
 from perception.data.store import TensorStore
 from perception.depth import DepthHead, DepthNet, shift_window_flip, silog_loss
 from perception.depth.predictor import DepthPredictor
+from perception.encoders import VPD, StoredVPD
 from perception.errors import UserError
 from perception.generation import SceneComposer, preset
 from perception.metrics import (
@@ -29,7 +30,6 @@ from perception.metrics import (
     PairScores,
     ReferringMetrics,
 )
-from perception.segmentation import VPD, StoredVPD
 from perception.segmentation.predictor import SemanticPredictor
 
 NO_TENSORS = {

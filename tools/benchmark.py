@@ -86,7 +86,7 @@ def compare(args: argparse.Namespace) -> None:
         raise UserError("--dataset NAME and --root DIR, the folder that holds it, go together; give both or neither")
     if args.backbone != "random-sd1":
         return measure(args)
-    from perception.engine.geometry import write_stable_diffusion_1
+    from benchmarks.random_sd1 import write_stable_diffusion_1
 
     with tempfile.TemporaryDirectory() as folder:
         args.backbone = str(write_stable_diffusion_1(Path(folder)))
@@ -97,8 +97,8 @@ def measure(args: argparse.Namespace) -> None:
     """All rows that were asked for."""
     import torch
 
-    from perception.backbones.loading import load_backbone
-    from perception.engine import benchmarks
+    from perception.backbones.loading.load import load_backbone
+    from perception.jobs import benchmarks
 
     backbone = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
     print(f"{args.backbone}, {args.size} px, {backbone.device}, {args.dtype}, {torch.get_num_threads()} CPU threads")
@@ -117,11 +117,11 @@ def measure(args: argparse.Namespace) -> None:
         again = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
         print(benchmarks.compiled_windows(again, args.size).render(), flush=True)
     if "memory" in args.rows and backbone.device.type == "cpu":
-        from perception.engine.memory_benchmark import kept_memory
+        from benchmarks.memory import kept_memory
 
         print(kept_memory(args.backbone, args.dtype, args.size, args.batch).render(), flush=True)
     if "epochs" in args.rows:
-        from perception.engine.training.epochs import epoch_seconds
+        from benchmarks.epochs import epoch_seconds
 
         for config in args.configs:
             first, second = epoch_seconds(config, args.backbone, args.scenes, args.size, args.cfg_options)
@@ -133,8 +133,8 @@ def measure(args: argparse.Namespace) -> None:
 
 def show_waterfall(args: argparse.Namespace, backbone: DiffusionBackbone) -> None:
     """Zero-shot classification in ever better ways, on the miniature world or a data set."""
-    from perception.backbones.loading import load_backbone
-    from perception.engine import waterfall
+    from perception.backbones.loading.load import load_backbone
+    from perception.jobs import waterfall
 
     if args.dataset is None:
         objects = waterfall.world_objects(args.batch, args.size)

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         models = read_models(args.models)
-        from perception.engine.training.domains import Evaluations, evaluate
+        from perception.training.domains import Evaluations, evaluate
 
         domains, seen = args.domains.split(","), [name for name in args.seen.split(",") if name]
         job = Evaluations(models, args.config, domains, args.out, seen, tuple(args.cfg_options))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from perception.commands.generate_config import arguments_of
+from perception.commands.generate.config_file import arguments_of
 from perception.commands.main import main
 from perception.errors import UserError
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import comma_ints
+from perception.commands.arguments import comma_ints
 from perception.errors import exit_status
 
 if TYPE_CHECKING:
-    from perception.classification.schedule import StoppingRule
+    from perception.classification.stopping.schedules import StoppingRule
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     """Print one line per rule."""
+    from perception.classification.recorded import read_recorded
     from perception.classification.replay import SIGNIFICANT, summarise, whole_grid
-    from perception.commands.classify_recorded import read_recorded
 
     names, images = read_recorded(args.recorded)
     grid = images[0].errors.shape[1]
@@ -75,8 +75,8 @@ def shown(share: float) -> str:
 
 def rules(args: argparse.Namespace, grid: int) -> Iterator[tuple[str, StoppingRule]]:
     """The reference schedule first, then what is compared with it."""
-    from perception.classification.racing import Racing
-    from perception.classification.schedule import Exhaustive, FixedSchedule
+    from perception.classification.stopping.racing import Racing
+    from perception.classification.stopping.schedules import Exhaustive, FixedSchedule
 
     stages = args.stages or (max(1, grid // 10), grid)
     name = f"fixed {','.join(map(str, stages))} keep {','.join(map(str, args.keep))}"

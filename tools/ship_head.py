@@ -21,8 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
 
     def work() -> None:
+        from recipes.heads import write_half
+
         from perception.commands.models import SHIPPED
-        from perception.engine.shipping import write_half
 
         out = (args.heads or SHIPPED) / f"mini-{args.task}"
         write_half(args.model, out)

@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--no-flip leaves mirror images out of --tta; add --tta, or leave --no-flip out")
 
     def work() -> None:
-        from perception.engine.training.app import test
-        from perception.engine.training.config import Overrides
-        from perception.engine.training.tta import VPD_RATIOS, Views
+        from perception.training.app import test
+        from perception.training.config.load import Overrides
+        from perception.training.tta import VPD_RATIOS, Views
 
         overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
         views = None if args.tta is None else Views(tuple(args.tta) or VPD_RATIOS, flip=not args.no_flip)

@@ -56,8 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
 
     def work() -> None:
-        from perception.engine.training.app import train
-        from perception.engine.training.config import Overrides
+        from perception.training.app import train
+        from perception.training.config.load import Overrides
 
         overrides = Overrides(tuple(args.cfg_options), args.data_root, args.work_dir)
         train(args.config, overrides, resume=args.resume, amp=args.amp, ema=args.ema)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Run the chosen stages in order."""
-    from perception.engine.mini.recipe import MiniRecipe
+    from recipes.mini.recipe import MiniRecipe
 
     started = time.monotonic()
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     if "export" in args.stages:
         report(f"wrote {args.out}: {recipe.export(args.out) / 1e6:.1f} MB")
     if "typicality" in args.stages:
-        from perception.engine.mini.own_pictures import measure_world
+        from recipes.mini.own_pictures import measure_world
 
         measure_world(args.out, report=report)
     if "report" in args.stages:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Run the chosen stages in order."""
-    from perception.engine.mini.dit_recipe import DiTRecipe
+    from recipes.mini.dit_recipe import DiTRecipe
 
     started = time.monotonic()
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     if "export" in args.stages:
         report(f"wrote {args.out}: {recipe.export(args.out, args.weights) / 1e6:.1f} MB")
     if "typicality" in args.stages:
-        from perception.engine.mini.own_pictures import measure_fashion_mnist
+        from recipes.mini.own_pictures import measure_fashion_mnist
 
         measure_fashion_mnist(args.out, args.data, report=report)
     if "report" in args.stages:

@@ -10,9 +10,9 @@ from mmcv.transforms import Resize
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.datasets import CamVid, FixedViews
-from perception.engine.training.metrics import SegmentationIoU
-from perception.engine.training.transforms import FlipOddViews, ReadImage, ReadLabels
+from perception.training.data.datasets import CamVid, FixedViews
+from perception.training.data.transforms import FlipOddViews, ReadImage, ReadLabels
+from perception.training.metrics import SegmentationIoU
 
 _root = getenv("PERCEPTION_CAMVID", "data/camvid")
 _resize = {"type": Resize, "scale": (320, 256), "keep_ratio": False}  # width, height

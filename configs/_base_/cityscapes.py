@@ -10,9 +10,9 @@ from mmcv.transforms import Resize
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import CityscapesDataset, PackSegInputs
-from perception.engine.training.datasets import FixedViews
-from perception.engine.training.metrics import SegmentationIoU
-from perception.engine.training.transforms import FixedCrop, ReadImage, ReadLabels
+from perception.training.data.datasets import FixedViews
+from perception.training.data.transforms import FixedCrop, ReadImage, ReadLabels
+from perception.training.metrics import SegmentationIoU
 
 _root = getenv("PERCEPTION_CITYSCAPES", "data/cityscapes")
 _labels = {"type": ReadLabels, "num_classes": 19}

@@ -5,7 +5,7 @@ out the very different scales of the taps.
 """
 
 from mmseg.models import FPN, CrossEntropyLoss, EncoderDecoder, FPNHead, SegDataPreProcessor
-from perception.engine.training.backbones import DiffusionFeatures
+from perception.training.models.backbones import DiffusionFeatures
 
 _norm = {"type": "BN", "requires_grad": True}
 

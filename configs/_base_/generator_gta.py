@@ -13,11 +13,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, ValLoop
 from mmseg.datasets import PackSegInputs
 from mmseg.models import SegDataPreProcessor
-from perception.engine.training.datasets import FixedViews
-from perception.engine.training.generator_data import SourceCrops
-from perception.engine.training.generator_pictures import SamplePictures
-from perception.engine.training.metrics import DenoisingLoss
-from perception.engine.training.samplers import EpochViews
+from perception.training.data.datasets import FixedViews
+from perception.training.data.generator_data import SourceCrops
+from perception.training.data.samplers import EpochViews
+from perception.training.generator_pictures import SamplePictures
+from perception.training.metrics import DenoisingLoss
 from torch.optim import AdamW
 
 with read_base():

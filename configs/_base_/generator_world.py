@@ -6,9 +6,9 @@ then on.
 
 from mmengine.config import read_base
 from mmseg.models import SegDataPreProcessor
-from perception.engine.training.generator_pictures import SamplePictures
-from perception.engine.training.metrics import DenoisingLoss
-from perception.engine.training.samplers import EpochViews
+from perception.training.data.samplers import EpochViews
+from perception.training.generator_pictures import SamplePictures
+from perception.training.metrics import DenoisingLoss
 
 with read_base():
     from .adamw import *

@@ -10,9 +10,9 @@ from mmcv.transforms import RandomFlip, Resize
 from mmengine.config import read_base
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.datasets import PackSegInputs, PhotoMetricDistortion
-from perception.engine.training.mixing import MixedSampler, MixedSources, RareClasses
-from perception.engine.training.street_sets import RareClassCrop, StreetScenes
-from perception.engine.training.transforms import ReadImage, ReadLabels
+from perception.training.data.mixing import MixedSampler, MixedSources, RareClasses
+from perception.training.data.street_sets import RareClassCrop, StreetScenes
+from perception.training.data.transforms import ReadImage, ReadLabels
 
 with read_base():
     from .street_targets import *

@@ -9,11 +9,11 @@ from os import getenv
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.datasets import FixedViews
-from perception.engine.training.metrics import DepthErrors
-from perception.engine.training.prompted_data import NYUDepth
-from perception.engine.training.prompted_transforms import CutDepth, DepthAugmentation, ReadDepth
-from perception.engine.training.samplers import EpochViews
+from perception.training.data.datasets import FixedViews
+from perception.training.data.prompted_datasets import NYUDepth
+from perception.training.data.prompted_transforms import CutDepth, DepthAugmentation, ReadDepth
+from perception.training.data.samplers import EpochViews
+from perception.training.metrics import DepthErrors
 
 _root = getenv("PERCEPTION_NYU", "data/nyu")
 _pack = {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "given", "name"]}

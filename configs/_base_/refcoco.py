@@ -13,11 +13,11 @@ from os import getenv
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.datasets import FixedViews
-from perception.engine.training.metrics import ReferringIoU
-from perception.engine.training.prompted_data import RefCOCO
-from perception.engine.training.prompted_transforms import ReadReference, Squash
-from perception.engine.training.samplers import EpochViews
+from perception.training.data.datasets import FixedViews
+from perception.training.data.prompted_datasets import RefCOCO
+from perception.training.data.prompted_transforms import ReadReference, Squash
+from perception.training.data.samplers import EpochViews
+from perception.training.metrics import ReferringIoU
 
 _root = getenv("PERCEPTION_REFCOCO", "data/refcoco")
 _pipeline = [

@@ -6,9 +6,9 @@ The images are squashed to one size, so each is encoded once and its latent kept
 from mmengine.config import read_base
 from mmengine.optim import OptimWrapper
 from mmseg.models import SegDataPreProcessor
-from perception.engine.training.optim import PolyDecayLR, VPDParamGroups
-from perception.engine.training.task_models import ReferringSegmentor
 from perception.segmentation.referring import ReferringNet
+from perception.training.models.tasks import ReferringSegmentor
+from perception.training.param_groups import PolyDecayLR, VPDParamGroups
 from torch.optim import AdamW
 
 with read_base():

@@ -9,9 +9,9 @@ data/<name>; `perception.data.street_sets` has the layouts, those of the archive
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.metrics import SegmentationIoU
-from perception.engine.training.street_sets import FitTestScale, StreetScenes
-from perception.engine.training.transforms import ReadImage, ReadLabels
+from perception.training.data.street_sets import FitTestScale, StreetScenes
+from perception.training.data.transforms import ReadImage, ReadLabels
+from perception.training.metrics import SegmentationIoU
 
 _test = [
     {"type": ReadImage},

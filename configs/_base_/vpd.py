@@ -5,7 +5,7 @@ class. `in_channels` and `feature_strides` are filled in.
 """
 
 from mmseg.models import FPN, CrossEntropyLoss, EncoderDecoder, FPNHead, SegDataPreProcessor
-from perception.engine.training.vpd_features import VPDFeatures
+from perception.training.models.features import VPDFeatures
 
 _norm = {"type": "BN", "requires_grad": True}
 

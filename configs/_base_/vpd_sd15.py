@@ -12,7 +12,7 @@ from mmcv.transforms import RandomFlip
 from mmengine.config import read_base
 from mmengine.optim import LinearLR, OptimWrapper, PolyLR
 from mmseg.datasets import PackSegInputs, PhotoMetricDistortion, RandomCrop
-from perception.engine.training.optim import VPDParamGroups
+from perception.training.param_groups import VPDParamGroups
 from torch.optim import AdamW
 
 with read_base():

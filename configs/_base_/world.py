@@ -6,9 +6,9 @@ Scenes are rendered when first asked for and kept in runs/world. Validation and 
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.datasets import FixedViews, WorldScenes
-from perception.engine.training.metrics import SegmentationIoU
-from perception.engine.training.transforms import FlipOddViews, RenderScene
+from perception.training.data.datasets import FixedViews, WorldScenes
+from perception.training.data.transforms import FlipOddViews, RenderScene
+from perception.training.metrics import SegmentationIoU
 
 _render = {"type": RenderScene, "cache": "runs/world"}
 _train = [_render, {"type": FlipOddViews}, {"type": PackSegInputs}]

@@ -6,11 +6,11 @@ Scenes are rendered when first asked for and kept in runs/world. The sky has no 
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.datasets import FixedViews
-from perception.engine.training.metrics import DepthErrors
-from perception.engine.training.prompted_data import WorldDepth
-from perception.engine.training.prompted_transforms import RenderDepth
-from perception.engine.training.transforms import FlipOddViews
+from perception.training.data.datasets import FixedViews
+from perception.training.data.prompted_datasets import WorldDepth
+from perception.training.data.prompted_transforms import RenderDepth
+from perception.training.data.transforms import FlipOddViews
+from perception.training.metrics import DepthErrors
 
 _render = {"type": RenderDepth, "cache": "runs/world"}
 _train = [_render, {"type": FlipOddViews}, {"type": PackSegInputs}]

@@ -7,10 +7,10 @@ Scenes are rendered when first asked for and kept in runs/world.
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.datasets import FixedViews
-from perception.engine.training.metrics import ReferringIoU
-from perception.engine.training.prompted_data import WorldExpressions
-from perception.engine.training.prompted_transforms import RenderExpression
+from perception.training.data.datasets import FixedViews
+from perception.training.data.prompted_datasets import WorldExpressions
+from perception.training.data.prompted_transforms import RenderExpression
+from perception.training.metrics import ReferringIoU
 
 _cache = "runs/world"
 _pipeline = [

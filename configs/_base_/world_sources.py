@@ -9,10 +9,10 @@ from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.datasets import PackSegInputs
-from perception.engine.training.counting import ChannelsLast
-from perception.engine.training.datasets import WorldScenes
-from perception.engine.training.mixing import MixedSampler, MixedSources
-from perception.engine.training.transforms import RenderScene
+from perception.training.data.datasets import WorldScenes
+from perception.training.data.mixing import MixedSampler, MixedSources
+from perception.training.data.transforms import RenderScene
+from perception.training.source_counts import ChannelsLast
 
 with read_base():
     from .adamw import *

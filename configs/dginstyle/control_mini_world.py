@@ -11,7 +11,7 @@ no domain, night and snow.
 """
 
 from mmengine.config import read_base
-from perception.engine.training.generators import ControlGenerator
+from perception.training.models.generators import ControlGenerator
 
 with read_base():
     from .._base_.generator_world import *

@@ -14,8 +14,8 @@ schedule, gradient norm 1, 100 epochs of 24,766 crops. `val_loss` (on the source
 """
 
 from mmengine.config import read_base
-from perception.engine.training.generator_data import ControlCrops
-from perception.engine.training.generators import ControlGenerator
+from perception.training.data.generator_data import ControlCrops
+from perception.training.models.generators import ControlGenerator
 
 with read_base():
     from .._base_.generator_gta import *

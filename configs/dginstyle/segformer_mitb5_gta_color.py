@@ -6,7 +6,7 @@ Not measured. Needs a GPU.
 """
 
 from mmengine.config import read_base
-from perception.engine.training.colours import StrongColours
+from perception.training.data.colours import StrongColours
 
 with read_base():
     from .._base_.gta import *

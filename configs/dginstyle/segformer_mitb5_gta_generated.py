@@ -14,8 +14,8 @@ from os import getenv
 from mmcv.transforms import RandomFlip
 from mmengine.config import read_base
 from mmseg.datasets import PackSegInputs, PhotoMetricDistortion
-from perception.engine.training.street_sets import GeneratedScenes
-from perception.engine.training.transforms import ReadImage, ReadLabels
+from perception.training.data.street_sets import GeneratedScenes
+from perception.training.data.transforms import ReadImage, ReadLabels
 
 with read_base():
     from .._base_.gta import *

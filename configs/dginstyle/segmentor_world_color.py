@@ -9,7 +9,7 @@ Results: configs/README.md.
 
 from mmengine.config import read_base
 from mmseg.datasets import PhotoMetricDistortion
-from perception.engine.training.colours import StrongColours
+from perception.training.data.colours import StrongColours
 
 with read_base():
     from .._base_.world_sources import *

@@ -8,7 +8,7 @@ Both sources are distorted.
 
 from mmengine.config import read_base
 from mmseg.datasets import PhotoMetricDistortion
-from perception.engine.training.colours import StrongColours
+from perception.training.data.colours import StrongColours
 
 with read_base():
     from .segmentor_world_generated import *

@@ -8,7 +8,7 @@ fall. From the third epoch on no VAE runs.
 """
 
 from mmengine.config import read_base
-from perception.engine.training.generators import SourceGenerator
+from perception.training.models.generators import SourceGenerator
 
 with read_base():
     from .._base_.generator_world import *

@@ -8,7 +8,7 @@ reports no figure. Not run by us. runs/source_sd15_gta/model is what control_sd1
 """
 
 from mmengine.config import read_base
-from perception.engine.training.generators import SourceGenerator
+from perception.training.models.generators import SourceGenerator
 
 with read_base():
     from .._base_.generator_gta import *

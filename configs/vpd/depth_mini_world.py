@@ -16,7 +16,7 @@ must be below both on 100 scenes. From the second epoch on neither VAE nor denoi
 from mmengine.config import read_base
 from mmseg.models import SegDataPreProcessor
 from perception.depth import DepthNet
-from perception.engine.training.task_models import DepthEstimator
+from perception.training.models.tasks import DepthEstimator
 
 with read_base():
     from .._base_.adamw import *

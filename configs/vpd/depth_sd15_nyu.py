@@ -20,8 +20,8 @@ from mmengine.config import read_base
 from mmengine.optim import OptimWrapper
 from mmseg.models import SegDataPreProcessor
 from perception.depth import DepthNet
-from perception.engine.training.optim import RiseAndFallLR, VPDParamGroups
-from perception.engine.training.task_models import DepthEstimator
+from perception.training.models.tasks import DepthEstimator
+from perception.training.param_groups import RiseAndFallLR, VPDParamGroups
 from torch.optim import AdamW
 
 with read_base():

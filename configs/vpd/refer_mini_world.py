@@ -19,8 +19,8 @@ what is referred to, few pixels, weighs more. The store holds latents alone.
 
 from mmengine.config import read_base
 from mmseg.models import SegDataPreProcessor
-from perception.engine.training.task_models import ReferringSegmentor
 from perception.segmentation.referring import ReferringNet
+from perception.training.models.tasks import ReferringSegmentor
 
 with read_base():
     from .._base_.adamw import *

@@ -14,7 +14,7 @@ take 14 GB with their gradients and moments. Needs GPUs; not measured.
 
 from mmcv.transforms import RandomResize
 from mmengine.config import read_base
-from perception.engine.training.transforms import ReadImage, ReadLabels
+from perception.training.data.transforms import ReadImage, ReadLabels
 
 with read_base():
     from .._base_.ade20k import *

@@ -14,7 +14,7 @@ training; 18 windows of 1.9 TFLOP per tested image, more than ten times as much 
 
 from mmcv.transforms import RandomResize
 from mmengine.config import read_base
-from perception.engine.training.transforms import ReadImage, ReadLabels
+from perception.training.data.transforms import ReadImage, ReadLabels
 
 with read_base():
     from .._base_.by_iterations import *

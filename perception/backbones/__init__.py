@@ -21,7 +21,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "AttentionSpec": "perception.backbones.attention",
-        "Condition": "perception.backbones.conditioning",
+        "Condition": "perception.backbones.conditioning.condition",
         "DiffusionBackbone": "perception.backbones.backbone",
         "FeatureSpec": "perception.backbones.spec",
         "FlowPath": "perception.backbones.noise_path",
@@ -29,7 +29,7 @@ __getattr__, __dir__ = lazy_names(
         "Prediction": "perception.backbones.prediction",
         "Tap": "perception.backbones.spec",
         "VariancePreservingPath": "perception.backbones.noise_path",
-        "load_backbone": "perception.backbones.loading",
+        "load_backbone": "perception.backbones.loading.load",
         "sample_noise": "perception.backbones.spec",
     },
 )

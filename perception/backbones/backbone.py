@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perception.backbones.attention import AttentionSpec, HeadReduction, merge_maps, select_layers
-from perception.backbones.compiled import CompiledDenoiser
-from perception.backbones.conditioning import Condition, Conditioner
-from perception.backbones.denoiser import Denoiser
+from perception.backbones.conditioning.condition import Condition, Conditioner
+from perception.backbones.denoisers.base import Denoiser
+from perception.backbones.denoisers.compiled import CompiledDenoiser
 from perception.backbones.devices import sent
 from perception.backbones.features import clean_latents, extract, features_source, noise_ids
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents

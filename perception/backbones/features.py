@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.backbones.spec import FeatureSpec, sample_noise
 from perception.checks import check_tensors
 from perception.errors import UserError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.attention import AttentionRecorder, HeadReduction
-from perception.backbones.denoiser import Denoiser
+from perception.backbones.denoisers.base import Denoiser
 from perception.backbones.spec import Tap, TapKind
 from perception.errors import UserError
 

@@ -19,9 +19,9 @@ __getattr__, __dir__ = lazy_names(
     {
         "ClassifierTransform": "perception.classification.transforms",
         "DiffusionClassifier": "perception.classification.classifier",
-        "Exhaustive": "perception.classification.schedule",
-        "FixedSchedule": "perception.classification.schedule",
-        "Racing": "perception.classification.racing",
+        "Exhaustive": "perception.classification.stopping.schedules",
+        "FixedSchedule": "perception.classification.stopping.schedules",
+        "Racing": "perception.classification.stopping.racing",
         "PromptSet": "perception.classification.prompts",
         "class_prompts": "perception.classification.prompts",
         "read_prompts": "perception.classification.prompts",

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perception.classification.error_table import ErrorTable
 from perception.classification.replay import Recorded
-from perception.classification.table import ErrorTable
 from perception.errors import UserError
 
 _LOG_BETA = (-20.0, 20.0)  # bounds of log(beta * spread of the errors)

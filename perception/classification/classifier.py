@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition, stacked
+from perception.backbones.conditioning.condition import Condition, stacked
 from perception.checks import check_tensors
 from perception.classification.calibration import ErrorCalibration
+from perception.classification.error_table import ErrorTable, Margin
 from perception.classification.few_shot import ClassTokens
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.prompts import PromptSet
 from perception.classification.race import Candidate, ImageRace, Key, RaceSetup, Requests, race_together
-from perception.classification.schedule import StoppingRule, evaluations
 from perception.classification.scoring import DenoisingErrors
-from perception.classification.table import ErrorTable, Margin
+from perception.classification.stopping.schedules import StoppingRule, evaluations
 from perception.errors import UserError
 
 Pool = Literal["max", "mean_error", "mean_embed"]

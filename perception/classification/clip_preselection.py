@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from perception.backbones.building import build_model, check_skeleton
-from perception.backbones.hub import download_clip, is_hub_id, revision_of
-from perception.backbones.text_conditioning import token_ids
-from perception.backbones.validation import Component, read_component, unusable
+from perception.backbones.conditioning.encoders import token_ids
+from perception.backbones.loading.build import build_model, check_skeleton
+from perception.backbones.loading.folder import Component, read_component, unusable
+from perception.backbones.loading.hub import download_clip, is_hub_id, revision_of
 from perception.classification.prompts import PromptSet
 from perception.data.documents import DocumentError, entries, read_document
 from perception.data.files import file_hash

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.backbones.noise_path import VariancePreservingPath
 from perception.backbones.prediction import Prediction
 from perception.errors import UserError

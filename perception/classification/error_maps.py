@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.classification.noise import NoiseSource, SeededNoise
-from perception.classification.schedule import Exhaustive
 from perception.classification.scoring import LOSSES
+from perception.classification.stopping.schedules import Exhaustive
 from perception.data.pictures import overlay_labels
 from perception.errors import UserError
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.classification.scoring import DenoisingErrors
 from perception.data.documents import conforms, parse_document
 from perception.data.files import write_atomic

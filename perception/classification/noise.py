@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from perception.backbones.spec import sample_noise
-from perception.classification.schedule import Sample
+from perception.classification.stopping.schedules import Sample
 from perception.data.inputs import UNREADABLE
 from perception.errors import UserError
 

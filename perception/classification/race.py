@@ -15,13 +15,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.backbones.devices import sent
 from perception.classification.calibration import ErrorCalibration
+from perception.classification.error_table import ErrorTable
 from perception.classification.noise import NoiseSource
-from perception.classification.schedule import Block, StoppingRule
 from perception.classification.scoring import DenoisingErrors
-from perception.classification.table import ErrorTable
+from perception.classification.stopping.schedules import Block, StoppingRule
 
 NOT_FINITE = "errors not finite"
 Key = TypeVar("Key")

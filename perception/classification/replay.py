@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perception.classification.schedule import StoppingRule
-from perception.classification.table import ErrorTable
+from perception.classification.error_table import ErrorTable
+from perception.classification.stopping.schedules import StoppingRule
 from perception.errors import UserError
 
 SIGNIFICANT = 1.96  # standard errors the whole grid must be ahead by for its decision to count (two-sided 5 %)

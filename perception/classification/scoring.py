@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.backbones.devices import sent
 from perception.backbones.prediction import Prediction
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions

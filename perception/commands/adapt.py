@@ -8,15 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from perception.commands.classify_inputs import Comparison, add_input_arguments, read_comparison
-from perception.commands.common import a_path, add_backbone_arguments, load_backbone_from, positive_int, size_pair
+from perception.commands.arguments import a_path, add_backbone_arguments, load_backbone_from, positive_int, size_pair
+from perception.commands.classify.inputs import Comparison, add_input_arguments, read_comparison
 from perception.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from perception.backbones.backbone import DiffusionBackbone
-    from perception.backbones.conditioning import Condition
+    from perception.backbones.conditioning.condition import Condition
     from perception.classification.few_shot import ClassTokens
 
 SUMMARY = "learn tokens for your classes from a few labelled images"
@@ -83,7 +83,7 @@ def _check_writable(out: Path) -> None:
 
 def _learn(args: argparse.Namespace, comparison: Comparison, losses: list[float]) -> ClassTokens:
     from perception.classification.few_shot import fit_class_tokens
-    from perception.engine.progress import progress_bar
+    from perception.jobs.progress import progress_bar
 
     backbone = load_backbone_from(args)
     condition = _one_row_per_class(backbone, comparison)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from perception.engine.finished import Request
 from perception.errors import UserError
+from perception.jobs.finished import Request
 
 # how a job runs, none of which changes a result
 _FREE = ("out", "batch_size", "engine", "workers", "progress", "commit_seconds", "dry_run", "store")
@@ -63,7 +63,7 @@ def _snapshot(name: str, fetch: str, revision: str | bool | None = None) -> Path
     """The local folder of a model of the hub; None for any other."""
     if name.count("/") != 1:
         return None
-    from perception.backbones import hub
+    from perception.backbones.loading import hub
 
     if not hub.is_hub_id(name):
         return None

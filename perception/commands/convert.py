@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from perception.commands.common import a_path, comma_list, positive_int
+from perception.commands.arguments import a_path, comma_list, positive_int
 from perception.errors import UserError
 
 SUMMARY = "turn a published VPD or DiT checkpoint into a model folder"
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _vpd(args: argparse.Namespace) -> str:
-    from perception.engine.convert import SD15, convert_checkpoint
+    from perception.convert import SD15, convert_checkpoint
 
     report = convert_checkpoint(
         args.task, args.file, args.out, backbone=args.backbone or SD15, classes=args.classes or None
@@ -70,7 +70,7 @@ def _vpd(args: argparse.Namespace) -> str:
 
 
 def _dit(args: argparse.Namespace) -> str:
-    from perception.engine.convert.dit import convert_dit
+    from perception.convert.dit import convert_dit
 
     names = None if args.names is None else _names(args.names)
     config = convert_dit(args.file, args.out, vae=args.vae or DIT_VAE, heads=args.heads, names=names)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import a_path, positive_int
-from perception.engine.items import Item
+from perception.commands.arguments import a_path, positive_int
 from perception.errors import UserError
+from perception.jobs.items import Item
 
 if TYPE_CHECKING:
     from perception.classification.sets import ClassificationSet

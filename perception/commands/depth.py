@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from perception.commands.arguments import a_name, add_job_arguments, job_options, positive_int
 from perception.commands.asked import request_of
-from perception.commands.common import a_name, add_job_arguments, job_options, positive_int
 from perception.commands.models import (
     Artifact,
     add_model_arguments,
@@ -23,7 +23,7 @@ from perception.commands.models import (
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.commands.depth_job import DepthFiles
+    from perception.depth.job import DepthFiles
 
 SUMMARY = "estimate the depth of every pixel of images, in metres"
 EXAMPLES = """perception depth photos/ --out runs/depth
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if artifact.task != "depth":
         raise UserError(f"{artifact.folder} is a {artifact.task} model; use `perception segment`, or a depth model.")
     _check_told(artifact, args.room, args.text)
-    from perception.commands.depth_job import DEPTH_RECORD, depth_line
-    from perception.commands.results import plan_files, run_files
-    from perception.engine.items import check_out, image_items
+    from perception.depth.job import DEPTH_RECORD, depth_line
+    from perception.jobs.images import plan_files, run_files
+    from perception.jobs.items import check_out, image_items
 
     check_out(args.images, args.out)
     items = image_items(args.images, args.out)
@@ -104,7 +104,7 @@ def _room(name: str, rooms: Sequence[str]) -> int:
 
 
 def _job(args: argparse.Namespace, artifact: Artifact) -> DepthFiles:
-    from perception.commands.depth_job import DepthFiles
+    from perception.depth.job import DepthFiles
     from perception.depth.net import DepthNet
     from perception.depth.predictor import DepthPredictor
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.asked import request_of
-from perception.commands.common import (
+from perception.commands.arguments import (
     DTYPES,
     a_name,
     a_path,
@@ -22,15 +21,16 @@ from perception.commands.common import (
     show_summary,
     size_pair,
 )
+from perception.commands.asked import request_of
 from perception.errors import UserError
 
 if TYPE_CHECKING:
     from perception.backbones.backbone import DiffusionBackbone
+    from perception.backbones.extraction_job import FeatureExtractor
     from perception.backbones.spec import FeatureSpec
     from perception.data.store import TensorStore
-    from perception.engine.extraction import FeatureExtractor
-    from perception.engine.items import Item
-    from perception.engine.plan import CostPlan
+    from perception.jobs.items import Item
+    from perception.jobs.plan import CostPlan
 
 SUMMARY = "write features of images into a store, for training, probing and your own use"
 EXAMPLES = """perception extract --list-taps
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         print(tap_table(load_backbone_from(args)))
         return 0
     from perception.backbones.spec import FeatureSpec
-    from perception.engine.items import image_items
-    from perception.engine.runner import run_job
+    from perception.jobs.items import image_items
+    from perception.jobs.runner import run_job
 
     if not args.taps:
         raise UserError("No taps were given; add --taps NAME,... with names from `perception extract --list-taps`.")
@@ -110,7 +110,7 @@ def tap_table(backbone: DiffusionBackbone) -> str:
 def _extractor(args: argparse.Namespace, spec: FeatureSpec) -> FeatureExtractor:
     import torch
 
-    from perception.engine.extraction import FeatureExtractor
+    from perception.backbones.extraction_job import FeatureExtractor
 
     backbone, store_dtype = load_backbone_from(args), getattr(torch, args.store_dtype)
     return FeatureExtractor(backbone, spec, args.store or args.out, store_dtype, args.size, args.fit)
@@ -121,7 +121,7 @@ def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) ->
     import torch
 
     from perception.backbones.image_size import image_size
-    from perception.engine.plan import measure, plan, remaining
+    from perception.jobs.plan import measure, plan, remaining
 
     backbone = load_backbone_from(args)
     height, width = image_size(backbone, args.size)

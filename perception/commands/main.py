@@ -19,17 +19,17 @@ from typing import NoReturn
 
 from perception import __version__
 from perception.allocator import keep_freed_memory
-from perception.commands.common import MINI
+from perception.commands.arguments import MINI
 from perception.errors import PromptTooLongError, UserError, printable, told
 
 COMMANDS = {
     "extract": "perception.commands.extract",
-    "classify": "perception.commands.classify",
+    "classify": "perception.commands.classify.command",
     "adapt": "perception.commands.adapt",
     "match": "perception.commands.match",
     "segment": "perception.commands.segment",
     "depth": "perception.commands.depth",
-    "generate": "perception.commands.generate",
+    "generate": "perception.commands.generate.command",
     "score": "perception.commands.score",
     "sweep": "perception.commands.sweep",
     "store": "perception.commands.store",

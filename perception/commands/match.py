@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.asked import request_of
-from perception.commands.common import (
+from perception.commands.arguments import (
     a_name,
     a_path,
     add_backbone_arguments,
@@ -20,12 +19,13 @@ from perception.commands.common import (
     positive_int,
     size_pair,
 )
+from perception.commands.asked import request_of
 from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
-    from perception.commands.match_job import CaptionMatching, MatchOptions
+    from perception.classification.matching.job import CaptionMatching, MatchOptions
     from perception.data.matching_sets import CaptionList, MatchingExample
-    from perception.engine.items import Item
+    from perception.jobs.items import Item
 
 SUMMARY = "match captions with images, without training"
 EXAMPLES = """perception match photos/ --captions captions.txt --out runs/match    # the best caption of each image
@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
 def _examples(
     args: argparse.Namespace,
 ) -> tuple[list[Item], dict[str, tuple[str, ...]], list[MatchingExample] | CaptionList]:
-    from perception.commands.match_report import example_ids
+    from perception.classification.matching.report import example_ids
     from perception.data.matching_sets import read_examples
-    from perception.engine.items import Item
+    from perception.jobs.items import Item
 
     examples = read_examples(args.examples, args.image_folder)
     items, captions = [], {}
@@ -119,7 +119,7 @@ def _captions(
     args: argparse.Namespace,
 ) -> tuple[list[Item], dict[str, tuple[str, ...]], list[MatchingExample] | CaptionList]:
     from perception.data.matching_sets import read_captions
-    from perception.engine.items import image_items
+    from perception.jobs.items import image_items
 
     captions = read_captions(args.captions)
     items = image_items(args.images, args.out)
@@ -127,7 +127,7 @@ def _captions(
 
 
 def _options(args: argparse.Namespace) -> MatchOptions:
-    from perception.commands.match_job import MatchOptions
+    from perception.classification.matching.job import MatchOptions
 
     return MatchOptions(
         samples=args.samples,
@@ -144,8 +144,8 @@ def _options(args: argparse.Namespace) -> MatchOptions:
 
 
 def _plan(args: argparse.Namespace, items: list[Item], captions: dict[str, tuple[str, ...]]) -> str:
-    from perception.commands.match_job import plan_match
-    from perception.engine.plan import unfinished
+    from perception.classification.matching.job import plan_match
+    from perception.jobs.plan import unfinished
 
     job = _job(args, captions)
     return plan_match(job, unfinished(items, args.out)).render()
@@ -158,8 +158,8 @@ def _run(
     source: list[MatchingExample] | CaptionList,
 ) -> int:
     job = job_options(args)
-    from perception.commands.results import unlike_lines
-    from perception.engine.runner import run_job
+    from perception.jobs.images import unlike_lines
+    from perception.jobs.runner import run_job
 
     build = partial(_job, args, captions)
     summary = run_job(items, build, job, request_of(args))
@@ -170,15 +170,15 @@ def _run(
 
 
 def _job(args: argparse.Namespace, captions: dict[str, tuple[str, ...]]) -> CaptionMatching:
-    from perception.commands.match_job import CaptionMatching
+    from perception.classification.matching.job import CaptionMatching
 
     return CaptionMatching(load_backbone_from(args), _options(args), captions)
 
 
 def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:
-    from perception.commands.match_job import MATCH_RECORD
-    from perception.commands.match_report import Matched, report_examples, report_retrieval
-    from perception.commands.results import finished
+    from perception.classification.matching.job import MATCH_RECORD
+    from perception.classification.matching.report import Matched, report_examples, report_retrieval
+    from perception.jobs.images import finished
 
     records = {record["id"]: Matched.of(record) for record in finished(out, {item.id for item in items}, MATCH_RECORD)}
     if isinstance(source, list):

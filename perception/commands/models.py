@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception.commands.common import a_path, local_device, size_pair
+from perception.commands.arguments import a_path, local_device, size_pair
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Artifact:
     @property
     def revisions(self) -> dict[str, str]:
         """Its commit, where it came from the hub."""
-        from perception.backbones.hub import revision_of
+        from perception.backbones.loading.hub import revision_of
 
         commit = revision_of(self.folder)
         return {} if commit is None else {"model": commit}
@@ -78,8 +78,8 @@ def read_artifact(folder: Path | None, default_task: str) -> Artifact:
         UserError: no such folder, a file is missing or broken, or it is no model of this program, or it holds what no
             model may hold.
     """
-    from perception.segmentation.head_folder import read_config
-    from perception.segmentation.head_rules import check_arguments, check_semantic
+    from perception.encoders.head_folder import read_config
+    from perception.encoders.head_rules import check_arguments, check_semantic
 
     path = SHIPPED / f"mini-{default_task}" if folder is None else folder.expanduser()
     if folder is None and not path.is_dir():
@@ -106,7 +106,7 @@ def found_model(args: argparse.Namespace) -> Path | None:
     model: Path | None = args.model
     if args.revision is None and (model is None or model.exists() or model.as_posix().count("/") != 1):
         return model
-    from perception.backbones.hub import check_revision, download_head, is_hub_id
+    from perception.backbones.loading.hub import check_revision, download_head, is_hub_id
 
     check_revision(model, args.revision)
     if model is not None and is_hub_id(model.as_posix()):
@@ -143,7 +143,7 @@ def meter(artifact: Artifact, encoder: Any) -> TypicalityMeter | None:
 
 def load_semantic(artifact: Artifact, backbone: str | None) -> Any:
     """The SegmentationModel of an artifact, in eval mode on the CPU. Imports mmseg, for seconds."""
-    from perception.engine.training.artifact import SegmentationModel
+    from perception.training.export.mmseg_model import SegmentationModel
 
     if backbone is None:
         return _load(SegmentationModel.from_pretrained, artifact)

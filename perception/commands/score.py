@@ -6,8 +6,8 @@ import argparse
 import os
 from functools import partial
 
+from perception.commands.arguments import a_path, add_job_arguments, comma_ints, comma_list, job_options, positive_int
 from perception.commands.asked import request_of
-from perception.commands.common import a_path, add_job_arguments, comma_ints, comma_list, job_options, positive_int
 from perception.commands.models import add_model_arguments
 from perception.errors import UserError
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     setup, artifact = read_setup(args)
     if args.dry_run:
-        from perception.commands.results import plan_files
+        from perception.jobs.images import plan_files
 
         print(plan_files(setup.scoring(None), setup.items, args.out).render())
         if setup.reference:
@@ -86,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from perception.curation.measure import measure_reference
     from perception.curation.report import finish
-    from perception.engine.groups import open_group
-    from perception.engine.runner import run_job
+    from perception.jobs.groups import open_group
+    from perception.jobs.runner import run_job
 
     options, reference, failed, first = job_options(args), setup.known, 0, os.environ.get("RANK", "0") == "0"
     group = open_group(options.engine)  # one for both jobs

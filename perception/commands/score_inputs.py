@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from perception.backbones.devices import pick_device
-from perception.commands.common import local_device
+from perception.commands.arguments import local_device
 from perception.commands.models import (
     Artifact,
     check_classes,
@@ -22,8 +22,8 @@ from perception.curation.pairs import Labelled, WorldScene, file_pairs, set_pair
 from perception.curation.reference import read_reference
 from perception.curation.setup import Head, ScoreOptions, Setup
 from perception.data.world import CLASSES
-from perception.engine.generated import check_set_classes
 from perception.errors import UserError
+from perception.generation.finished_set import check_set_classes
 from perception.metrics.component_recall import OBJECTS, ComponentRecall
 
 

@@ -6,8 +6,8 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from perception.commands.arguments import a_name, add_job_arguments, comma_list, job_options
 from perception.commands.asked import request_of
-from perception.commands.common import a_name, add_job_arguments, comma_list, job_options
 from perception.commands.models import (
     Artifact,
     add_model_arguments,
@@ -23,7 +23,7 @@ from perception.commands.models import (
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.commands.segment_job import ReferringFiles, SemanticFiles
+    from perception.segmentation.job import ReferringFiles, SemanticFiles
 
 SUMMARY = "label every pixel of images, or find what a sentence refers to"
 EXAMPLES = """perception segment photos/ --out runs/labels
@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     artifact = read_artifact(found_model(args), "referring" if args.text else "semantic")
     _check_task(artifact, args.text)
     _check_words(artifact, args.text, args.classes)
-    from perception.commands.results import run_files
-    from perception.commands.segment_job import REFERRING_RECORD, SEMANTIC_RECORD, referring_line, semantic_line
-    from perception.engine.items import check_out, image_items
+    from perception.jobs.images import run_files
+    from perception.jobs.items import check_out, image_items
+    from perception.segmentation.job import REFERRING_RECORD, SEMANTIC_RECORD, referring_line, semantic_line
 
     check_out(args.images, args.out)
     items = image_items(args.images, args.out)
     build = partial(_referring if args.text else _semantic, args, artifact)
     if args.dry_run:
-        from perception.commands.results import plan_files
+        from perception.jobs.images import plan_files
 
         print(plan_files(build(), items, args.out).render())
         return 0
@@ -97,9 +97,9 @@ def _check_words(artifact: Artifact, texts: list[str], classes: tuple[str, ...])
 
 
 def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
-    from perception.commands.segment_job import SemanticFiles
     from perception.conditioning import ClassNames
-    from perception.segmentation.maps import check_maps
+    from perception.encoders.attention_maps import check_maps
+    from perception.segmentation.job import SemanticFiles
     from perception.segmentation.predictor import SemanticPredictor
 
     device = place(args)
@@ -119,9 +119,9 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
 
 
 def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
-    from perception.commands.segment_job import ReferringFiles
     from perception.conditioning import Sentences
-    from perception.segmentation.maps import check_maps
+    from perception.encoders.attention_maps import check_maps
+    from perception.segmentation.job import ReferringFiles
     from perception.segmentation.predictor import ReferringPredictor
     from perception.segmentation.referring import ReferringNet
 

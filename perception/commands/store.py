@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import a_path
+from perception.commands.arguments import a_path
 from perception.errors import UserError, printable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.commands.common import (
+from perception.commands.arguments import (
     a_path,
     add_backbone_arguments,
     comma_ints,
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from perception.backbones.backbone import DiffusionBackbone
-    from perception.classification.pooled import Features
-    from perception.classification.probe import Cell
-    from perception.engine.items import Item
+    from perception.classification.probing.features import Features
+    from perception.classification.probing.probe import Cell
+    from perception.jobs.items import Item
 
 SUMMARY = "find the block and timestep whose features tell your classes apart best"
 EXAMPLES = """perception sweep labelled/ --out runs/sweep                 # one sub-folder per class
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract, probe, and report; 1 when an image failed."""
-    from perception.classification.probe import check_labels, make_probe
+    from perception.classification.probing.probe import check_labels, make_probe
 
     items = _items(args)
     check_labels([str(item.label) for item in items], args.folds)
@@ -86,7 +86,7 @@ def _items(args: argparse.Namespace) -> list[Item]:
     refuse_without_dataset(args)
     if args.folder is None:
         raise UserError("there is nothing to probe; name a folder with a sub-folder per class, or --dataset NAME")
-    from perception.engine.items import check_out, labelled_items
+    from perception.jobs.items import check_out, labelled_items
 
     check_out([args.folder], args.out)
     return labelled_items(args.folder, args.out)
@@ -109,9 +109,9 @@ def table(cells: Sequence[Cell]) -> str:
 
 def _features(args: argparse.Namespace, items: Sequence[Item]) -> tuple[Features, list[str]]:
     """Pooled features of all readable images, and their labels."""
-    from perception.classification.pooled import FeatureTable, batches, default_taps
+    from perception.classification.probing.features import FeatureTable, batches, default_taps
     from perception.data.store import TensorStore
-    from perception.engine.progress import progress_bar
+    from perception.jobs.progress import progress_bar
 
     backbone = load_backbone_from(args)
     labels: list[str] = []
@@ -143,8 +143,8 @@ def _images(
 
 
 def _probe(args: argparse.Namespace, features: Features, labels: Sequence[str]) -> list[Cell]:
-    from perception.classification.probe import sweep
-    from perception.engine.progress import progress_bar
+    from perception.classification.probing.probe import sweep
+    from perception.jobs.progress import progress_bar
 
     cells = []
     with progress_bar(len(features) * len(args.probe), args.progress) as advance:
@@ -155,7 +155,7 @@ def _probe(args: argparse.Namespace, features: Features, labels: Sequence[str]) 
 
 
 def _write(out: Path, cells: Sequence[Cell]) -> None:
-    from perception.classification.probe import cells_csv, heat_map
+    from perception.classification.probing.probe import cells_csv, heat_map
     from perception.data.files import write_atomic
 
     write_atomic(out / "sweep.csv", cells_csv(cells).encode())
@@ -163,7 +163,7 @@ def _write(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def _report(out: Path, cells: Sequence[Cell], labels: Sequence[str]) -> str:
-    from perception.classification.probe import best_cell
+    from perception.classification.probing.probe import best_cell
 
     best, chance = best_cell(cells), max(map(list(labels).count, set(labels))) / len(labels)
     return (

@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
-from perception.commands.common import a_path, comma_list, natural_int, positive_int
+from perception.commands.arguments import a_path, comma_list, natural_int, positive_int
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,10 +2,10 @@
 
 from perception.conditioning.adapter import TextAdapter
 from perception.conditioning.base import Conditioning
-from perception.conditioning.building import build_conditioning
+from perception.conditioning.build import build_conditioning
+from perception.conditioning.sentences import EmptyPrompt, Sentences
 from perception.conditioning.table import class_table
 from perception.conditioning.templates import IMAGENET_TEMPLATES
-from perception.conditioning.text import EmptyPrompt, Sentences
 from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens
 
 __all__ = [

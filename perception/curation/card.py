@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from perception.generation.catalogue import Record
-from perception.generation.dataset_card import class_table, generated_sections, mmseg_config, render_card
+from perception.generation.publishing.catalogue import Record
+from perception.generation.publishing.dataset_card import class_table, generated_sections, mmseg_config, render_card
 
 _FILES = """| path | what |
 |---|---|

@@ -15,10 +15,10 @@ from perception.data.documents import conforms
 from perception.data.files import fitting
 from perception.data.images import content_hash
 from perception.data.pictures import png_bytes
-from perception.engine.items import Item
-from perception.engine.jobs import Outcome, fingerprint
 from perception.generation.labels import IGNORE, class_counts
 from perception.generation.samples import check_listed
+from perception.jobs.contract import Outcome, fingerprint
+from perception.jobs.items import Item
 from perception.metrics.component_recall import ComponentRecall
 
 FILTERED_PLACE = "labels_filtered/{}_labelTrainIds.png"  # below OUT

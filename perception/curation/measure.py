@@ -10,11 +10,11 @@ from typing import Any
 from perception.curation.job import JUDGEMENT, is_judgement
 from perception.curation.reference import Reference
 from perception.curation.setup import Setup
-from perception.engine.finished import Request
-from perception.engine.jobs import JobOptions, JobSummary
-from perception.engine.manifest import DONE, read_manifest, strange_line
-from perception.engine.runner import run_job
 from perception.errors import UserError
+from perception.jobs.contract import JobOptions, JobSummary
+from perception.jobs.finished import Request
+from perception.jobs.manifest import DONE, read_manifest, strange_line
+from perception.jobs.runner import run_job
 from perception.metrics.class_loss import ClassLoss
 from perception.metrics.component_recall import ComponentRecall
 

@@ -13,11 +13,11 @@ from PIL import Image
 from perception.data.files import file_hash
 from perception.data.images import read_image
 from perception.data.segmentation_folder import check_labels, read_labels
-from perception.engine.generated import check_samples, finished_samples, set_classes
-from perception.engine.items import Item, image_items
 from perception.errors import UserError
+from perception.generation.finished_set import check_samples, finished_samples, set_classes
 from perception.generation.labels import IGNORE
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE, label_files, sample_stem
+from perception.jobs.items import Item, image_items
 
 _IMAGE_END = "_leftImg8bit"  # of Cityscapes' files; left out of ids
 

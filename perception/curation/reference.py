@@ -9,8 +9,8 @@ from typing import Any
 
 from perception.data.documents import conforms
 from perception.data.inputs import read_json
-from perception.engine.jobs import fingerprint
 from perception.errors import UserError
+from perception.jobs.contract import fingerprint
 from perception.metrics.class_loss import ClassLoss
 from perception.metrics.component_recall import ComponentRecall
 

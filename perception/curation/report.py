@@ -17,9 +17,9 @@ from perception.curation.pairs import FilePair
 from perception.curation.reference import FILE, Reference
 from perception.curation.setup import Setup
 from perception.data.files import write_changed
-from perception.engine.manifest import DONE, encode_line, read_manifest
-from perception.generation.catalogue import CARD, statistics_files
-from perception.generation.prompt_report import PromptReport
+from perception.generation.publishing.catalogue import CARD, statistics_files
+from perception.generation.publishing.prompt_report import PromptReport
+from perception.jobs.manifest import DONE, encode_line, read_manifest
 from perception.metrics.component_recall import ComponentRecall
 
 Row = dict[str, Any]

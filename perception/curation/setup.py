@@ -12,7 +12,7 @@ from perception.curation.consistency import ConsistencyPredictor, loss_limits
 from perception.curation.job import ReferenceFiles, ScoreFiles
 from perception.curation.pairs import FilePair, Labelled
 from perception.curation.reference import Reference
-from perception.engine.items import Item
+from perception.jobs.items import Item
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
 from perception.conditioning import build_conditioning
-from perception.conditioning.building import ConditioningKind
+from perception.conditioning.build import ConditioningKind
 from perception.data.nyu import NYU_ROOMS
 from perception.depth.head import DepthHead
+from perception.encoders.network import TaskNetwork, open_backbone
+from perception.encoders.side import beside
+from perception.encoders.timm import TimmEncoder
+from perception.encoders.vpd.encoder import VPD, Trained
 from perception.errors import UserError
-from perception.segmentation.controls import TimmEncoder
-from perception.segmentation.side import beside
-from perception.segmentation.task_network import TaskNetwork, open_backbone
-from perception.segmentation.vpd import VPD, Trained
 
 _LEVELS = 4  # maps that the head reads
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.compiled import filled_up
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
+from perception.backbones.denoisers.compiled import filled_up
+from perception.backbones.denoisers.unet import UNetDenoiser, with_residuals
 from perception.backbones.prediction import Prediction
-from perception.backbones.unet_family import UNetDenoiser, with_residuals
 from perception.checks import check_tensor_lists
 from perception.errors import UserError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.backbones.devices import sent
 from perception.generation.control import ControlledDenoiser
 from perception.generation.covering import Covering, WindowOfImage, chunks

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.hub import revision_of
-from perception.backbones.loading import load_backbone
+from perception.backbones.loading.hub import revision_of
+from perception.backbones.loading.load import load_backbone
 from perception.checks import check_kind
 from perception.data.images import image_tensor
 from perception.errors import UserError

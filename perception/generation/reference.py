@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.generation.control import ControlledDenoiser
 from perception.generation.covering import tiles_of
 from perception.generation.fusion import Held, Told

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.building import build_model, check_skeleton
-from perception.backbones.hub import download, is_hub_id
+from perception.backbones.denoisers.unet import UNetDenoiser
+from perception.backbones.loading.build import build_model, check_skeleton
+from perception.backbones.loading.folder import read_component, unusable
+from perception.backbones.loading.hub import download, is_hub_id
 from perception.backbones.shipped import MINI
-from perception.backbones.unet_family import UNetDenoiser
-from perception.backbones.validation import read_component, unusable
 from perception.errors import UserError
 from perception.generation.control import check_control
 

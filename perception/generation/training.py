@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.backbones.conditioning import Condition
-from perception.backbones.handle import SharedBackbone
+from perception.backbones.conditioning.condition import Condition
+from perception.backbones.denoisers.unet import UNetDenoiser
 from perception.backbones.noise_path import NoisePath
-from perception.backbones.unet_family import UNetDenoiser
+from perception.backbones.shared import SharedBackbone
 from perception.errors import UserError
 from perception.generation.control import ControlledDenoiser
 

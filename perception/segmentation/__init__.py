@@ -1,7 +1,15 @@
 """Dense prediction from diffusion backbones: pure torch networks and their predictors."""
 
-from perception.segmentation.vpd import VPD
-from perception.segmentation.vpd_stored import StoredVPD
-from perception.segmentation.vpd_taps import vpd_taps
+from __future__ import annotations
 
-__all__ = ["VPD", "StoredVPD", "vpd_taps"]
+from perception.lazy import lazy_names
+
+__all__ = ["ReferringNet", "ReferringPredictor", "SemanticPredictor"]
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ReferringNet": "perception.segmentation.referring",
+        "ReferringPredictor": "perception.segmentation.predictor",
+        "SemanticPredictor": "perception.segmentation.predictor",
+    },
+)

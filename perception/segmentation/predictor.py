@@ -20,17 +20,17 @@ from torch.nn import functional as F
 from perception.checks import check_picture
 from perception.conditioning import ClassNames, Sentences
 from perception.data.images import image_tensor, nearest_size
+from perception.encoders.attention_maps import check_maps, token_maps, word_maps
+from perception.encoders.vpd.encoder import VPD
 from perception.errors import UserError
-from perception.segmentation.maps import check_maps, token_maps, word_maps
 from perception.segmentation.referring import ReferringNet
-from perception.segmentation.vpd import VPD
 
 Size = tuple[int, int]  # height, width in pixels
 _MOST_VALUES = 2**25  # of logits at the size of the image, at a time: 128 MiB in float32
 
 
 class SemanticNetwork(Protocol):
-    """What the predictor needs of a trained segmentor, such as SegmentationModel of perception.engine."""
+    """What the predictor needs of a trained segmentor, such as SegmentationModel of perception.jobs."""
 
     classes: list[str]  # by class id
     image_size: Size | None  # it was trained at; None: any

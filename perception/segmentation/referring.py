@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
 from perception.conditioning import Sentences
+from perception.encoders.network import TaskNetwork, open_backbone
+from perception.encoders.timm import TimmTextEncoder
+from perception.encoders.vpd.encoder import VPD, Trained
 from perception.errors import UserError
-from perception.segmentation.controls import TimmTextEncoder
 from perception.segmentation.referring_head import ReferringDecoder, referring_loss
-from perception.segmentation.task_network import TaskNetwork, open_backbone
-from perception.segmentation.vpd import VPD, Trained
 
 __all__ = ["ReferringDecoder", "ReferringNet", "referring_loss"]
 

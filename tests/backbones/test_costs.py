@@ -10,8 +10,8 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception.backbones import Condition
+from perception.backbones.denoisers.unet import UNetDenoiser
 from perception.backbones.taps import record
-from perception.backbones.unet_family import UNetDenoiser
 
 ROWS = 8
 

@@ -14,8 +14,8 @@ from perception.classification.calibration import (
     fit_weights,
     paired_sums,
 )
+from perception.classification.error_table import ErrorTable
 from perception.classification.replay import Recorded
-from perception.classification.table import ErrorTable
 from perception.errors import UserError
 from perception.metrics.calibration import ReliabilityBins
 

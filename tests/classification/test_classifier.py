@@ -12,8 +12,8 @@ from perception.classification.few_shot import ClassTokens
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import PromptSet, class_prompts
 from perception.classification.race import NOT_FINITE
-from perception.classification.racing import Racing
-from perception.classification.schedule import Decision, Exhaustive, FixedSchedule, Sample
+from perception.classification.stopping.racing import Racing
+from perception.classification.stopping.schedules import Decision, Exhaustive, FixedSchedule, Sample
 from perception.errors import UserError
 
 CLASSES = class_prompts(["cat", "dog", "red car"])

@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from perception.backbones import hub
+from perception.backbones.loading import hub
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.clip_preselection import ClipPreselection, check_clip
 from perception.classification.prompts import class_prompts
-from perception.classification.schedule import Exhaustive
+from perception.classification.stopping.schedules import Exhaustive
 from perception.errors import PromptTooLongError, UserError
 
 CLASSES = class_prompts([f"thing {i}" for i in range(9)])

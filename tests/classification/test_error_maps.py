@@ -10,7 +10,7 @@ from PIL import Image
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.error_maps import ErrorMaps, overlay_map, overlay_png
 from perception.classification.prompts import class_prompts
-from perception.classification.schedule import Exhaustive
+from perception.classification.stopping.schedules import Exhaustive
 from perception.errors import UserError
 
 

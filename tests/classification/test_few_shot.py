@@ -13,8 +13,8 @@ from perception.classification.few_shot import (
     save_class_tokens,
 )
 from perception.classification.prompts import class_prompts
-from perception.classification.schedule import Exhaustive
 from perception.classification.scoring import DenoisingErrors
+from perception.classification.stopping.schedules import Exhaustive
 from perception.errors import UserError
 
 PROMPTS = class_prompts(["thing one", "thing two"])

@@ -10,13 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import perception
-from perception.backbones.conditioning import Condition
+from perception.backbones.conditioning.condition import Condition
 from perception.classification.calibration import calibrate
+from perception.classification.error_table import ErrorTable
 from perception.classification.prompts import class_prompts
 from perception.classification.race import race_ranking
-from perception.classification.racing import Racing
 from perception.classification.replay import Recorded
-from perception.classification.table import ErrorTable
+from perception.classification.stopping.racing import Racing
 from perception.metrics.classification import ClassificationMetrics, format_table
 
 FEW, MANY = 200, 1000

@@ -10,7 +10,7 @@ from damage import damaged
 from safetensors.torch import save_file
 
 from perception.classification.noise import SeededNoise, SharedNoise, read_noise
-from perception.classification.schedule import Sample
+from perception.classification.stopping.schedules import Sample
 from perception.errors import UserError
 
 SHAPE = (4, 8, 8)

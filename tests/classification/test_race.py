@@ -7,9 +7,9 @@ from perception.classification.classifier import DiffusionClassifier
 from perception.classification.noise import SeededNoise
 from perception.classification.prompts import class_prompts
 from perception.classification.race import ErrorRequest, race_ranking, race_together
-from perception.classification.racing import Racing
-from perception.classification.schedule import Sample
 from perception.classification.scoring import DenoisingErrors
+from perception.classification.stopping.racing import Racing
+from perception.classification.stopping.schedules import Sample
 
 PROMPTS = ["a cat.", "a dog.", "a car.", ""]
 

@@ -9,9 +9,9 @@ import torch
 
 from perception.classification.classifier import DiffusionClassifier
 from perception.classification.prompts import class_prompts
-from perception.classification.racing import Racing
 from perception.classification.replay import Recorded, replay, summarise, whole_grid
-from perception.classification.schedule import Exhaustive, FixedSchedule
+from perception.classification.stopping.racing import Racing
+from perception.classification.stopping.schedules import Exhaustive, FixedSchedule
 from perception.errors import UserError
 
 CLASSES = class_prompts(["cat", "dog", "red car"])

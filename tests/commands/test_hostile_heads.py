@@ -162,7 +162,7 @@ def test_configs_that_are_none(
 
 
 def test_score_and_tools_ask_the_same(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from perception.engine.training.artifact import SegmentationModel, read_artifact
+    from perception.training.export.mmseg_model import SegmentationModel, read_artifact
 
     folder, config = copied("semantic", tmp_path / "head")
     config["model"]["backbone"] = run_code(tmp_path / "mark")

@@ -16,7 +16,7 @@ from PIL import Image
 import perception
 from perception.commands.main import main
 from perception.data.images import read_image
-from perception.engine import worker
+from perception.jobs import worker
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -168,7 +168,7 @@ def test_lists_and_tables_are_regular_files(arguments, photos, tmp_path, patienc
 
 def test_a_job_says_which_file_it_waits_for(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worker, "WAIT_SECONDS", 0.05)
-    items = [perception.engine.Item(name, photos / name) for name in ("slow\x1b.png", "good.png")]
+    items = [perception.jobs.Item(name, photos / name) for name in ("slow\x1b.png", "good.png")]
 
     def load(item):
         if item.id != "good.png":

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from perception.classification.matching import ImageCaptionMatcher
+from perception.classification.matching.matcher import ImageCaptionMatcher
 from perception.classification.noise import SeededNoise
 from perception.classification.scoring import LOSSES
 from perception.classification.transforms import INTERPOLATIONS, ClassifierTransform
 from perception.commands import match
 from perception.commands.main import main
 from perception.data.images import read_image
-from perception.engine.manifest import encode_line, part_path
+from perception.jobs.manifest import encode_line, part_path
 from perception.metrics.matching import PairScores, normalised
 
 QUICK = ("--size", "64", "--samples", "3", "--device", "cpu", "--no-progress")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception.backbones import hub
+from perception.backbones.loading import hub
 from perception.commands.main import main
 from perception.curation.consistency import ConsistencyPredictor
 from perception.data.world import CLASSES, PALETTE, render_scene
@@ -19,8 +19,8 @@ DOMAINS = ("clear", "night", "fog")
 
 def exported(folder, classes):
     """The artifact folder of an untrained FCN on a narrow ResNet-18, for 64 x 64 pixels."""
-    from perception.engine.training.artifact import export_model
-    from perception.engine.training.registry import MODELS
+    from perception.training.export.mmseg_model import export_model
+    from perception.training.registry import MODELS
 
     config = {
         "type": "EncoderDecoder",
@@ -99,7 +99,7 @@ def complaint(capsys):
 
 
 def test_scores_and_filtered_labels_beside_untouched_ones(score, scenes, head, tmp_path, capsys):
-    from perception.engine.training.artifact import SegmentationModel
+    from perception.training.export.mmseg_model import SegmentationModel
 
     before = files(scenes)
     assert score("--min-score", "0.02") == 0

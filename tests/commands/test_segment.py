@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from perception.commands import results
 from perception.commands.main import main
-from perception.engine.plan import Measurement
+from perception.jobs import images as results
+from perception.jobs.plan import Measurement
 
 CLASSES = ["road", "sky", "traffic light"]
 PALETTE = [[128, 64, 128], [70, 130, 180], [250, 170, 30]]
@@ -24,9 +24,9 @@ def semantic_model(tiny_sd, tmp_path_factory):
 
 
 def exported(backbone, folder):
-    from perception.engine.training.artifact import export_model
-    from perception.engine.training.channels import with_channels
-    from perception.engine.training.registry import MODELS
+    from perception.training.config.channels import with_channels
+    from perception.training.export.mmseg_model import export_model
+    from perception.training.registry import MODELS
 
     head = {"type": "FCNHead", "in_index": 0, "channels": 8, "num_classes": 3, "num_convs": 1}
     config = with_channels(
@@ -104,7 +104,7 @@ def test_labels_overlays_and_areas(segment, photos, tmp_path, capsys):
 
 
 def test_the_labels_are_those_of_the_model(segment, semantic_model, photos, tmp_path):
-    from perception.engine.training.artifact import SegmentationModel
+    from perception.training.export.mmseg_model import SegmentationModel
 
     assert segment("--no-overlay") == 0
     wanted = SegmentationModel.from_pretrained(semantic_model).predict(Image.open(photos / "a.png"))

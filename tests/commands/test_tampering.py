@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load
 from tiny_jobs import contents
 
-from perception.commands.classify_recorded import read_recorded
+from perception.classification.recorded import read_recorded
 from perception.commands.main import main
 from perception.data.store import TensorStore
-from perception.engine.manifest import read_manifest
 from perception.errors import UserError
+from perception.jobs.manifest import read_manifest
 
 SEEDS = {
     "extract": 12,

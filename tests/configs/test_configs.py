@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from perception.engine.training.config import load_config
+from perception.training.config.load import load_config
 
 CONFIGS = sorted(path for path in Path("configs").rglob("*.py") if "_base_" not in path.parts)
 

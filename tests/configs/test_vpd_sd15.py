@@ -10,10 +10,10 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from perception.conditioning import class_table
-from perception.engine.training.classes import check_classes
-from perception.engine.training.config import Overrides, complete_model, load_config
-from perception.engine.training.registry import DATASETS, MODELS, TRANSFORMS
 from perception.errors import UserError
+from perception.training.config.classes import check_classes
+from perception.training.config.load import Overrides, complete_model, load_config
+from perception.training.registry import DATASETS, MODELS, TRANSFORMS
 
 CONFIGS = {150: "configs/vpd/vpd_sd15_ade20k.py", 19: "configs/vpd/vpd_sd15_cityscapes.py"}
 

@@ -121,7 +121,7 @@ def test_a_side_network_joins_the_maps(tiny_sd, tmp_path):
 def test_the_text_table_comes_with_the_weights(network, tmp_path, monkeypatch):
     network.save_pretrained(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["templates"] == []
-    monkeypatch.setattr("perception.conditioning.building.class_table", None)  # would raise when called
+    monkeypatch.setattr("perception.conditioning.build.class_table", None)  # would raise when called
     again = DepthNet.from_pretrained(tmp_path / "model")
     assert torch.equal(again.vpd.conditioning.table, network.vpd.conditioning.table)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perception.backbones import DiffusionBackbone
-from perception.backbones.building import randomize
+from perception.backbones.loading.build import randomize
 from perception.generation import ControlledDenoiser, GenerationOptions, new_control, preset
 
 SMALL = {"size": (64, 96), "steps": 2, "window": 8, "stride": 4, "held_area": 500.0}

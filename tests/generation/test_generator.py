@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 
 from perception.backbones import DiffusionBackbone
-from perception.backbones.unet_family import UNetDenoiser
+from perception.backbones.denoisers.unet import UNetDenoiser
 from perception.errors import UserError
 from perception.generation import (
     ControlledDenoiser,

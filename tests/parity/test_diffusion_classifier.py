@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 from perception.backbones import load_backbone
 from perception.classification.classifier import DiffusionClassifier
-from perception.classification.matching import ImageCaptionMatcher
+from perception.classification.matching.matcher import ImageCaptionMatcher
 from perception.classification.noise import SharedNoise
 from perception.classification.prompts import PromptSet
-from perception.classification.schedule import Exhaustive, FixedSchedule, evaluations
 from perception.classification.scoring import DenoisingErrors
+from perception.classification.stopping.schedules import Exhaustive, FixedSchedule, evaluations
 from perception.classification.transforms import AdmTransform, ClassifierTransform
 from perception.metrics.classification import ClassificationMetrics
 from perception.metrics.matching import PairScores, normalised

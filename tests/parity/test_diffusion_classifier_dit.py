@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from perception.backbones import DiffusionBackbone, VariancePreservingPath, load_backbone
-from perception.backbones.dit_names import check_positions, dit_config, dit_weights
 from perception.classification.dit_scores import DECISIONS, SCORES, PosteriorTables, decide, dit_scores
 from perception.classification.scoring import BOUNDS, DenoisingErrors
+from perception.convert.dit_names import check_positions, dit_config, dit_weights
 
 ROOT = Path(os.environ.get("PERCEPTION_GOLDENS", Path(__file__).parents[1] / "goldens"))
 FOLDER = ROOT / "diffusion_classifier"

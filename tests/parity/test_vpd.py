@@ -15,7 +15,7 @@ from torch import Tensor
 
 from perception.backbones import Condition
 from perception.conditioning import IMAGENET_TEMPLATES, Conditioning, TextAdapter, class_table
-from perception.segmentation import VPD
+from perception.encoders import VPD
 
 ROOT = Path(os.environ.get("PERCEPTION_GOLDENS") or Path(__file__).parents[1] / "goldens") / "vpd"
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from perception.backbones.ldm_names import unet_ldm_names, vae_ldm_names
-from perception.engine.training.optim import UNET_PREFIX, Parameter, group_names
+from perception.training.param_groups import UNET_PREFIX, Parameter, group_names
 
 
 def by_stem(goldens, pattern):

@@ -23,11 +23,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from perception.backbones.ldm_names import with_shape
-from perception.engine.convert.layouts import LAYOUTS
-from perception.engine.training.channels import with_channels
-from perception.engine.training.config import load_config
-from perception.engine.training.registry import MODELS
-from perception.engine.training.vpd_features import VPDFeatures
+from perception.convert.layouts import LAYOUTS
+from perception.training.config.channels import with_channels
+from perception.training.config.load import load_config
+from perception.training.models.features import VPDFeatures
+from perception.training.registry import MODELS
 
 ROOT = Path(os.environ.get("PERCEPTION_GOLDENS") or Path(__file__).parents[1] / "goldens")
 FILES = [p for p in sorted((ROOT / "vpd").glob("seg*.safetensors")) if not p.stem.endswith("_weights")]

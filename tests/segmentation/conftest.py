@@ -11,7 +11,7 @@ import torch
 
 from perception.backbones import DiffusionBackbone, load_backbone
 from perception.conditioning import build_conditioning
-from perception.segmentation import VPD
+from perception.encoders import VPD
 
 NAMES = ("cat", "traffic_light", "sky")
 

@@ -23,7 +23,7 @@ from safetensors.torch import load
 from tiny_jobs import contents
 
 from perception.commands.main import main
-from perception.engine.manifest import DONE, ManifestReader, manifest_path, part_paths
+from perception.jobs.manifest import DONE, ManifestReader, manifest_path, part_paths
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 PATIENCE = 120.0  # seconds for a job to end by itself after a signal

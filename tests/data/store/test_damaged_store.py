@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from perception.backbones.cached import StoredRows
+from perception.backbones.stored import StoredRows
 from perception.commands.main import main
 from perception.data.store import TensorStore
 from perception.data.store.maintenance import collect_garbage, store_stat, verify_store

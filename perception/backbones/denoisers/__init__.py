@@ -1,0 +1,1 @@
+"""Adapters over the denoisers of diffusers, one file per family."""

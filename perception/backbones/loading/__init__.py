@@ -1,0 +1,1 @@
+"""From a model folder or hub id to a checked backbone."""

@@ -1,0 +1,80 @@
+"""From loaded models to the three parts of a backbone: denoiser adapter, codec, conditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from perception.backbones.conditioning.classes import ClassConditioner
+from perception.backbones.conditioning.condition import Conditioner
+from perception.backbones.conditioning.encoders import (
+    ClipConditioner,
+    FluxConditioner,
+    PixArtConditioner,
+    SD3Conditioner,
+    check_vocabulary,
+)
+from perception.backbones.denoisers.base import Denoiser
+from perception.backbones.denoisers.dit import DiTDenoiser, settle_time_embedding
+from perception.backbones.denoisers.mmdit import FluxDenoiser, SD3Denoiser
+from perception.backbones.denoisers.pixart import PixArtDenoiser
+from perception.backbones.denoisers.unet import UNetDenoiser
+from perception.backbones.loading.folder import ModelFolder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is read from a model folder, loaded."""
+
+    folder: ModelFolder
+    models: Mapping[str, Any]  # component -> model
+    tokenizers: Mapping[str, Any]  # component -> tokenizer
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """The text encoders in order."""
+        return {name: model for name, model in self.models.items() if name.startswith("text_encoder")}
+
+
+def assemble(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    """The denoiser adapter and the conditioner of the folder's family. ValueError where text and tokens do not fit."""
+    for name, tokenizer in parts.tokenizers.items():
+        check_vocabulary(parts.models[name.replace("tokenizer", "text_encoder")], tokenizer)
+    return _ASSEMBLERS[parts.folder.family.name](parts)
+
+
+def _unet(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    conditioner = ClipConditioner(parts.encoders, parts.tokenizers, empty_is_zeros=parts.folder.empty_is_zeros)
+    return UNetDenoiser(parts.models["unet"]), conditioner
+
+
+def _dit(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    transformer = parts.models["transformer"]
+    settle_time_embedding(transformer, parts.folder.models["transformer"].config.get("downscale_freq_shift"))
+    return DiTDenoiser(transformer), ClassConditioner(transformer.config["num_embeds_ada_norm"], parts.folder.classes)
+
+
+def _pixart(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    tokens = 300 if parts.folder.pipeline == "PixArtSigmaPipeline" else 120
+    return PixArtDenoiser(parts.models["transformer"]), PixArtConditioner(parts.encoders, parts.tokenizers, tokens)
+
+
+def _sd3(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    denoiser = SD3Denoiser(parts.models["transformer"])
+    return denoiser, SD3Conditioner(parts.encoders, parts.tokenizers, denoiser.text_width)
+
+
+def _flux(parts: Parts) -> tuple[Denoiser, Conditioner]:
+    return FluxDenoiser(parts.models["transformer"]), FluxConditioner(parts.encoders, parts.tokenizers, 512)
+
+
+_ASSEMBLERS: Mapping[str, Callable[[Parts], tuple[Denoiser, Conditioner]]] = {
+    "unet": _unet,
+    "dit": _dit,
+    "pixart": _pixart,
+    "sd3": _sd3,
+    "flux": _flux,
+}

@@ -1,0 +1,1 @@
+"""Matching of images and captions by denoising error."""

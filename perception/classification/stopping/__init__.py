@@ -1,0 +1,1 @@
+"""Which noise samples are drawn, and when an image is decided."""

@@ -1,0 +1,1 @@
+"""VPD: the text-prompted denoiser as an encoder (Zhao et al. 2023)."""

@@ -1,0 +1,1 @@
+"""Catalogue, card, licences and report of a finished data set."""

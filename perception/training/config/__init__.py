@@ -1,0 +1,1 @@
+"""Training configs: loading, and a check of every key before anything heavy."""

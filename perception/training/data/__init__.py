@@ -1,0 +1,1 @@
+"""Data sets and transforms for mmengine's loaders."""

@@ -1,0 +1,158 @@
+"""mmseg transforms: robust loading, label checks, and views that are the same in every epoch.
+
+Images travel as BGR uint8 [H, W, 3], mmseg's convention, so that its own transforms can stand in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from perception.data.images import read_image
+from perception.data.segmentation_folder import check_labels, read_labels
+from perception.training.data.rendering import scene_arrays
+from perception.training.registry import TRANSFORMS
+
+Sample = dict[str, Any]  # mmseg's result dictionary
+
+
+@TRANSFORMS.register_module()
+class ReadImage(BaseTransform):
+    """`img_path` -> `img` by `perception.data.images.read_image`: every file kind, one sentence for a bad one."""
+
+    def transform(self, results: Sample) -> Sample:
+        """Add `img` (BGR uint8), `img_shape` and `ori_shape` (height, width)."""
+        return with_image(results, np.asarray(read_image(results["img_path"])))
+
+
+@TRANSFORMS.register_module()
+class ReadLabels(BaseTransform):
+    """`seg_map_path` -> `gt_seg_map`, refused when size or ids do not fit.
+
+    Stand it behind the geometric transforms to evaluate at the original size.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,  # valid ids after reduce_zero_label: 0..num_classes-1
+        ignore_index: int = 255,
+    ) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def transform(self, results: Sample) -> Sample:
+        """Add `gt_seg_map` (uint8) to `seg_fields`; the data set's reduce_zero_label and label_map are applied."""
+        labels = read_labels(results["seg_map_path"])
+        if results.get("reduce_zero_label"):
+            labels = labels - np.uint8(1)  # 0 wraps to 255; 255 becomes 254 and is put back
+            labels[labels == 254] = self.ignore_index
+        if results.get("label_map"):
+            labels = _mapped(labels, results["label_map"])
+        check_labels(labels, results["ori_shape"], self.num_classes, self.ignore_index, str(results["seg_map_path"]))
+        return with_labels(results, labels)
+
+
+@TRANSFORMS.register_module()
+class RenderScene(BaseTransform):
+    """`scene` (seed, index, domain, size) of the miniature world -> `img` and `gt_seg_map`."""
+
+    def __init__(
+        self,
+        cache: str | None = None,  # folder of rendered scenes; the second epoch reads them
+    ) -> None:
+        self.cache = Path(cache) if cache else None
+
+    def transform(self, results: Sample) -> Sample:
+        """Add the image (BGR uint8) and the Cityscapes train ids (uint8, 255 ignored)."""
+        arrays = scene_arrays(results["scene"], "labels", self.cache)
+        return with_labels(with_image(results, arrays["image"]), arrays["labels"])
+
+
+@TRANSFORMS.register_module()
+class FlipOddViews(BaseTransform):
+    """Mirror image and labels of views 1, 3, ... of `FixedViews`."""
+
+    def transform(self, results: Sample) -> Sample:
+        """Flip horizontally where `view` is odd."""
+        return mirrored(results) if results.get("view", 0) % 2 else results
+
+
+@TRANSFORMS.register_module()
+class FixedCrop(BaseTransform):
+    """Random scale, crop and mirror drawn from (seed, image, view): different views, the same in every epoch.
+
+    The usual segmentation augmentation, but every crop of a view comes back in the next epoch, so that the features
+    of a frozen backbone are computed once. Short sides are padded with black and label 255 at the right and bottom.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],  # height, width of the crop [pixels]
+        scale: tuple[float, float] = (0.5, 2.0),  # the image's shorter side becomes scale x min(size)
+        flip: float = 0.5,  # probability of mirroring
+        seed: int = 0,
+    ) -> None:
+        self.size = tuple(size)
+        self.scale = tuple(scale)
+        self.flip = flip
+        self.seed = seed
+
+    def transform(self, results: Sample) -> Sample:
+        """Replace `img` and the maps of `seg_fields` by the crop of this view."""
+        rng = view_generator(self.seed, results["img_path"], results.get("view", 0))
+        image = results["img"]
+        factor = rng.uniform(self.scale[0], self.scale[1]) * min(self.size) / min(image.shape[:2])
+        height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+        top = int(rng.integers(max(0, height - self.size[0]) + 1))
+        left = int(rng.integers(max(0, width - self.size[1]) + 1))
+
+        def crop(values: np.ndarray, interpolation: int, fill: int) -> np.ndarray:
+            scaled = cv2.resize(values, (width, height), interpolation=interpolation)
+            cut = scaled[top : top + self.size[0], left : left + self.size[1]]
+            missing = [(0, full - got) for full, got in zip(self.size, cut.shape[:2], strict=True)]
+            return np.pad(cut, missing + [(0, 0)] * (cut.ndim - 2), constant_values=fill)
+
+        results["img"] = crop(image, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR, 0)
+        for field in results.get("seg_fields", []):
+            results[field] = crop(results[field], cv2.INTER_NEAREST, 255)
+        results["img_shape"] = self.size
+        return mirrored(results) if rng.random() < self.flip else results
+
+
+def view_generator(seed: int, image_id: str, view: int) -> np.random.Generator:
+    """The random numbers of one view of one image."""
+    digest = hashlib.sha256(f"{seed}\n{image_id}\n{view}".encode(errors="surrogateescape")).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def with_image(results: Sample, rgb: np.ndarray) -> Sample:
+    """Add an RGB image uint8 [H, W, 3] as mmseg wants it: BGR, with `img_shape` and `ori_shape` (height, width)."""
+    results["img"] = np.ascontiguousarray(rgb[..., ::-1])
+    results["img_shape"] = results["ori_shape"] = rgb.shape[:2]
+    return results
+
+
+def with_labels(results: Sample, labels: np.ndarray, field: str = "gt_seg_map") -> Sample:
+    """Add a map [H, W] that is resized, cropped and mirrored with the image."""
+    results[field] = labels
+    results.setdefault("seg_fields", []).append(field)
+    return results
+
+
+def _mapped(labels: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
+    table = np.arange(256, dtype=np.uint8)
+    table[list(label_map)] = list(label_map.values())
+    return table[labels]
+
+
+def mirrored(results: Sample) -> Sample:
+    """Flip the image and the maps of `seg_fields` horizontally."""
+    for field in ["img", *results.get("seg_fields", [])]:
+        results[field] = np.ascontiguousarray(results[field][:, ::-1])
+    results["flip"], results["flip_direction"] = True, "horizontal"
+    return results

@@ -1,0 +1,1 @@
+"""mmengine models and mmseg backbones over the pure networks."""
