@@ -96,26 +96,26 @@ def compare(args: argparse.Namespace) -> None:
 def measure(args: argparse.Namespace) -> None:
     """All rows that were asked for."""
     import torch
+    from benchmarks import savings
 
     from perception.backbones.loading.load import load_backbone
-    from perception.jobs import benchmarks
 
     backbone = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
     print(f"{args.backbone}, {args.size} px, {backbone.device}, {args.dtype}, {torch.get_num_threads()} CPU threads")
-    print(benchmarks.HEADER)
+    print(savings.HEADER)
     rows = {
-        "early_stop": lambda: benchmarks.early_stop(backbone, args.size, args.batch),
-        "timesteps": lambda: benchmarks.timesteps_in_one_call(backbone, args.size, 2),
-        "sentences": lambda: benchmarks.referring_sentences(backbone, args.size),
-        "training_step": lambda: benchmarks.training_step(backbone, args.size, args.batch),
-        "windows": lambda: benchmarks.fused_windows(backbone, args.size),
+        "early_stop": lambda: savings.early_stop(backbone, args.size, args.batch),
+        "timesteps": lambda: savings.timesteps_in_one_call(backbone, args.size, 2),
+        "sentences": lambda: savings.referring_sentences(backbone, args.size),
+        "training_step": lambda: savings.training_step(backbone, args.size, args.batch),
+        "windows": lambda: savings.fused_windows(backbone, args.size),
     }
     for name, run in rows.items():
         if name in args.rows:
             print(run().render(), flush=True)
     if "windows" in args.rows and args.compile:
         again = load_backbone(args.backbone, dtype=args.dtype, device=args.device)
-        print(benchmarks.compiled_windows(again, args.size).render(), flush=True)
+        print(savings.compiled_windows(again, args.size).render(), flush=True)
     if "memory" in args.rows and backbone.device.type == "cpu":
         from benchmarks.memory import kept_memory
 
@@ -133,8 +133,9 @@ def measure(args: argparse.Namespace) -> None:
 
 def show_waterfall(args: argparse.Namespace, backbone: DiffusionBackbone) -> None:
     """Zero-shot classification in ever better ways, on the miniature world or a data set."""
+    from benchmarks import waterfall
+
     from perception.backbones.loading.load import load_backbone
-    from perception.jobs import waterfall
 
     if args.dataset is None:
         objects = waterfall.world_objects(args.batch, args.size)

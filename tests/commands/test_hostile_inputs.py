@@ -16,7 +16,7 @@ from PIL import Image
 import perception
 from perception.commands.main import main
 from perception.data.images import read_image
-from perception.jobs import worker
+from perception.jobs import prepare
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -167,15 +167,15 @@ def test_lists_and_tables_are_regular_files(arguments, photos, tmp_path, patienc
 
 
 def test_a_job_says_which_file_it_waits_for(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(prepare, "WAIT_SECONDS", 0.05)
     items = [perception.jobs.Item(name, photos / name) for name in ("slow\x1b.png", "good.png")]
 
     def load(item):
         if item.id != "good.png":
             signal.sigtimedwait([], 0.2)
-        return worker.Prepared(item, None)
+        return prepare.Prepared(item, None)
 
-    assert [entry.item for entry in worker.prefetch(items, load, 1, 4)] == items
+    assert [entry.item for entry in prepare.prefetch(items, load, 1, 4)] == items
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"still waiting for {photos}/slow\\x1b.png after 0.05 s")
 

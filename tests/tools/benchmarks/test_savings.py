@@ -2,19 +2,19 @@
 
 import runpy
 
+from benchmarks import savings
 from benchmarks.memory import kept_memory
 
 from perception.backbones import DiffusionBackbone
-from perception.jobs import benchmarks
 
 
 def test_fast_paths_save_flops_and_change_nothing(tiny_backbone: DiffusionBackbone) -> None:
     rows = [
-        benchmarks.early_stop(tiny_backbone, 64, 2),
-        benchmarks.timesteps_in_one_call(tiny_backbone, 64, 1),
-        benchmarks.referring_sentences(tiny_backbone, 64, 3),
-        benchmarks.training_step(tiny_backbone, 64, 2),
-        benchmarks.fused_windows(tiny_backbone, 64),
+        savings.early_stop(tiny_backbone, 64, 2),
+        savings.timesteps_in_one_call(tiny_backbone, 64, 1),
+        savings.referring_sentences(tiny_backbone, 64, 3),
+        savings.training_step(tiny_backbone, 64, 2),
+        savings.fused_windows(tiny_backbone, 64),
     ]
     assert rows[0].flop_ratio < 0.6 and rows[1].flop_ratio == 1
     assert all(row.difference < 1e-5 for row in rows)
