@@ -36,7 +36,7 @@ HEAVY = (
     "pytest",
     "PIL.Image",
 )
-RACE = ("race", "error_table", "stopping/racing", "stopping/statistics", "stopping/schedules")
+RACE = ("race", "error_table", "stopping/racing", "stopping/schedules")
 RACE_TESTS = ("race", "classifier", "replay", "clip_preselection")
 JOB_TESTS = ("manifest", "folder", "runner", "prepare", "plan", "kill")
 
@@ -66,8 +66,8 @@ AREAS = {
         _below("classification", RACE), ("classification/stopping", *_below("classification", RACE_TESTS, "test_"))
     ),
     "fusion": Area(
-        _below("generation", ("fusion", "tiles", "covering", "sampling")),
-        (*_below("generation", ("tiles", "fusion", "labels"), "test_"), "parity/test_dginstyle.py"),
+        _below("generation", ("fusion", "windows", "sampling")),
+        (*_below("generation", ("windows", "fusion", "labels"), "test_"), "parity/test_dginstyle.py"),
     ),
     "metrics": Area(("metrics",), ("metrics",)),
 }

@@ -2,7 +2,7 @@
 
 from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.runner import LogProcessor
-from perception.training.checkpoints import CheckpointHook
+from perception.training.hooks import CheckpointHook
 
 default_scope = "mmseg"
 default_hooks = {

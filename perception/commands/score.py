@@ -86,8 +86,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from perception.curation.measure import measure_reference
     from perception.curation.report import finish
-    from perception.jobs.groups import open_group
-    from perception.jobs.runner import run_job
+    from perception.jobs.runner import open_group, run_job
 
     options, reference, failed, first = job_options(args), setup.known, 0, os.environ.get("RANK", "0") == "0"
     group = open_group(options.engine)  # one for both jobs

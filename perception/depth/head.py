@@ -1,17 +1,19 @@
-"""VPD's depth head: fuse a pyramid at its third level, decode to full resolution, squash to metres."""
+"""VPD's depth head (fuse a pyramid at its third level, decode, squash to metres) and the scale-invariant log loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 from math import gcd, inf
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception.checks import check_tensor_lists
+from perception.checks import check_tensor_lists, check_tensors
 from perception.errors import UserError
+from perception.metrics.depth import check_same_size
 
 _DECONV = {2: (0, 0), 3: (1, 1), 4: (1, 0)}  # kernel -> padding, output padding, so that stride 2 doubles the size
 
@@ -148,3 +150,29 @@ def _deconvolution(width: int, wider: int, kernel: int) -> tuple[nn.Module, ...]
         width, wider, kernel, stride=2, padding=padding, output_padding=output_padding, bias=False
     )
     return layer, nn.BatchNorm2d(wider), nn.ReLU()
+
+
+def silog_loss(
+    prediction: Tensor,  # metres, positive, [B, 1, H, W] or [B, H, W]
+    target: Tensor,  # metres, the same shape; pixels with 0 have no measurement
+    *,
+    variance_focus: float = 0.5,  # lambda: 0 = root mean square log error, 1 = invariant to scale
+    reduction: Literal["batch", "image"] = "batch",  # pool all pixels (VPD), or average the images' losses (mmseg)
+) -> Tensor:
+    """sqrt(mean d^2 - lambda mean(d)^2), d = ln g - ln p over pixels with g > 0 (Eigen et al. 2014, eq. 4).
+
+    An image without any measurement is left out; if none has one the loss is 0. Predictions below 1e-6 m count as
+    1e-6 m, and the root starts at 1e-6, where its slope would be infinite.
+
+    Raises:
+        UserError: prediction and target differ in size.
+    """
+    check_tensors(prediction=prediction, target=target)
+    check_same_size(prediction, target)
+    valid = (target > 0).flatten(1)
+    truth, guess = torch.where(valid, target.flatten(1).float(), 1.0), prediction.flatten(1).float()
+    ratio = truth.log() - guess.clamp(min=1e-6).log()  # [B, H*W]
+    groups = [ratio[valid]] if reduction == "batch" else [row[kept] for row, kept in zip(ratio, valid, strict=True)]
+    squares = [d.square().mean() - variance_focus * d.mean().square() for d in groups if len(d)]
+    losses = [square.clamp(min=1e-12).sqrt() for square in squares]
+    return torch.stack(losses).mean() if losses else 0.0 * prediction.sum()

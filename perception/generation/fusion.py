@@ -11,15 +11,15 @@ from torch import Tensor
 from perception.backbones.conditioning.condition import Condition
 from perception.backbones.devices import sent
 from perception.generation.control import ControlledDenoiser
-from perception.generation.covering import Covering, WindowOfImage, chunks
 from perception.generation.options import GenerationOptions
 from perception.generation.solvers import Solver
+from perception.generation.windows import ImageWindow, WindowSchedule, chunks
 
 StepCallback = Callable[[int, Tensor, Tensor], None]  # step, latents before and after the held region is put back
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldRegion:
     """Where the result follows an earlier pass, and what it was."""
 
     latents: Tensor  # [B, C, h, w], clean, scaled
@@ -28,7 +28,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Told:
+class Guidance:
     """What the denoiser is told about a batch of B images."""
 
     condition: Condition  # [2B]: negative prompts, then prompts
@@ -56,8 +56,8 @@ class LatentFusion:
     def __call__(
         self,
         noise: Tensor,  # [B, C, h, w] standard normal, or noised latents where steps are skipped
-        told: Told,
-        held: Held | None = None,
+        told: Guidance,
+        held: HeldRegion | None = None,
         skipped: int = 0,  # first steps left out
         on_step: StepCallback | None = None,
     ) -> Tensor:
@@ -69,7 +69,7 @@ class LatentFusion:
         solver = Solver(options.solver, self.denoiser.backbone.noise_path, options.steps, skipped)
         latents = noise.to(self.denoiser.backbone.device).float()
         free = torch.ones_like(noise[:, 0], dtype=torch.bool) if held is None else held.mask[:, 0] != 1
-        covering = Covering(self.denoiser, options, told.images, free.cpu(), base=held is None, rows=self.rows)
+        covering = WindowSchedule(self.denoiser, options, told.images, free.cpu(), base=held is None, rows=self.rows)
         for index, timestep in enumerate(solver.timesteps):
             eps, count = self._average(latents, timestep, told, covering.at(index), options.guided(index + skipped))
             fused = solver.step(eps, index, latents)
@@ -83,7 +83,7 @@ class LatentFusion:
         return latents
 
     def _average(
-        self, latents: Tensor, timestep: int, told: Told, items: Sequence[WindowOfImage], guided: bool
+        self, latents: Tensor, timestep: int, told: Guidance, items: Sequence[ImageWindow], guided: bool
     ) -> tuple[Tensor, Tensor]:
         """Mean predicted noise over the windows of every cell [B, C, h, w], and their number [B, 1, h, w]."""
         total = torch.zeros_like(latents)
@@ -97,7 +97,7 @@ class LatentFusion:
         return total / count.clamp(min=1), count
 
     def _predict(
-        self, latents: Tensor, timestep: int, told: Told, items: Sequence[WindowOfImage], guided: bool
+        self, latents: Tensor, timestep: int, told: Guidance, items: Sequence[ImageWindow], guided: bool
     ) -> Tensor:
         """Guided noise prediction of some windows, [n, C, window, window]."""
         x_t = torch.stack([latents[item.image][(..., *item.tile.window.cells)] for item in items])
@@ -117,7 +117,7 @@ class LatentFusion:
             return solver.next_timestep(index)
         return max(solver.timesteps[index] - 1, 0)
 
-    def _put_back(self, latents: Tensor, held: Held, level: int | None) -> Tensor:
+    def _put_back(self, latents: Tensor, held: HeldRegion, level: int | None) -> Tensor:
         shape = held.latents.shape[1:]
         drawn = torch.stack([torch.randn(shape, generator=generator) for generator in held.generators])
         noised = held.latents.to(latents.device)

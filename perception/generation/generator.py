@@ -24,15 +24,13 @@ from perception.backbones.loading.load import load_backbone
 from perception.checks import check_kind
 from perception.data.images import image_tensor
 from perception.errors import UserError
-from perception.generation.components import mask_on_latents
 from perception.generation.control import ControlledDenoiser
 from perception.generation.detail import transfer_detail
-from perception.generation.fusion import Held, LatentFusion, Told
-from perception.generation.labels import CITYSCAPES, Vocabulary
+from perception.generation.fusion import Guidance, HeldRegion, LatentFusion
+from perception.generation.labels import CITYSCAPES, Vocabulary, mask_on_latents
 from perception.generation.options import PRESETS, GenerationOptions
-from perception.generation.posterior import sample_latents
 from perception.generation.prompts import PromptBuilder
-from perception.generation.scenes import Scene, SceneComposer, control_images, noise_stream
+from perception.generation.scenes import Scene, SceneComposer, control_images, noise_stream, sample_latents
 from perception.generation.solvers import Solver
 from perception.generation.styles import load_control, network_folder, weights_fingerprint
 
@@ -125,7 +123,7 @@ class SceneGenerator:
     def first_pass(self, scenes: Sequence[Scene], condition: Any, generators: Sequence[torch.Generator]) -> Tensor:
         """Latents [B, C, H/8, W/8] of the whole scenes; `condition`: negative prompts, then prompts."""
         noise = self._noise(generators, self.options.size)
-        return self.fusion(noise, Told(condition, control_images(scenes, len(self.vocabulary), 1)))
+        return self.fusion(noise, Guidance(condition, control_images(scenes, len(self.vocabulary), 1)))
 
     def enlarged(self, bases: Sequence[Image.Image], generators: Sequence[torch.Generator]) -> Tensor:
         """Latents [B, C, rH/8, rW/8] of first-pass images at the size of the second pass, drawn from the posterior."""
@@ -145,9 +143,9 @@ class SceneGenerator:
         if skipped:
             start = Solver(options.solver, self.backbone.noise_path, options.steps, skipped).timesteps[0]
             noise = self.backbone.noise(latents, start, noise)
-        told = Told(condition, control_images(scenes, len(self.vocabulary), options.rescale))
+        told = Guidance(condition, control_images(scenes, len(self.vocabulary), options.rescale))
         masks = np.stack([scene.held for scene in scenes])[:, None]  # [B, 1, H, W]
-        held = Held(latents, mask_on_latents(masks, (latents.shape[-2], latents.shape[-1])), generators)
+        held = HeldRegion(latents, mask_on_latents(masks, (latents.shape[-2], latents.shape[-1])), generators)
         return self.fusion(noise, told, held, skipped)
 
     def with_detail(self, image: Image.Image, scene: Scene) -> Image.Image:

@@ -1,4 +1,7 @@
-"""Label maps: the one-hot control of a control network, class counts, colours."""
+"""Label maps: one-hot control images, class counts, colours, connected components.
+
+Large components are held on the coarse pass; small ones are what it misses.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -131,3 +135,39 @@ def colour_picture(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.n
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return table[labels]
+
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), int)
+
+
+def components(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """8-connected components of equal class, 255 excluded.
+
+    Returns:
+        Component numbers int32 [H, W] (1.. by class id, then in scan order; 0: ignored), and areas in pixels by number
+        (index 0: the ignored pixels).
+    """
+    numbers, count = np.zeros(labels.shape, np.int32), 0
+    for label in np.unique(labels[labels != IGNORE]):
+        found, many = ndimage.label(labels == label, _EIGHT_NEIGHBOURS)
+        numbers[found > 0] = found[found > 0] + count
+        count += many
+    return numbers, np.bincount(numbers.reshape(-1), minlength=count + 1)
+
+
+def large_components(labels: np.ndarray, area: float) -> np.ndarray:
+    """bool [H, W]: pixels of components of more than `area` pixels."""
+    numbers, areas = components(labels)
+    chosen = areas > area
+    chosen[0] = False  # ignored pixels
+    return chosen[numbers]
+
+
+def mask_on_latents(mask: np.ndarray | Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks [..., H, W] -> float32 [..., h, w] of zeros and ones at the latents' size: the nearest pixel decides.
+
+    Source row = floor(row * H / h), without an area vote, as the reference has it.
+    """
+    pixels = torch.as_tensor(mask).float()
+    flat = F.interpolate(pixels.reshape(-1, 1, *pixels.shape[-2:]), size=size, mode="nearest")
+    return flat.reshape(*pixels.shape[:-2], *size)

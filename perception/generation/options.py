@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from perception.errors import UserError
-from perception.generation.control import ControlledRows
-from perception.generation.tiles import Border
 
+from perception.generation.control import ControlledRows
+
+Border = Literal["clamp", "drop"]
 Layout = Literal["overlap", "shifted"]
 SolverName = Literal["ddim", "dpmsolver++", "unipc"]
 HeldNoise = Literal["previous", "t_minus_1"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception.generation.components import mask_on_latents
 from perception.generation.control import ControlledDenoiser
-from perception.generation.covering import moves, tiles_of, wanted_tiles
+from perception.generation.labels import mask_on_latents
 from perception.generation.options import GenerationOptions
 from perception.generation.scenes import Scene
+from perception.generation.windows import moves, tiles_of, wanted_tiles
 
 
 @dataclass(frozen=True)

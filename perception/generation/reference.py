@@ -12,11 +12,10 @@ from torch import Tensor
 
 from perception.backbones.conditioning.condition import Condition
 from perception.generation.control import ControlledDenoiser
-from perception.generation.covering import tiles_of
-from perception.generation.fusion import Held, Told
+from perception.generation.fusion import Guidance, HeldRegion
 from perception.generation.options import GenerationOptions
 from perception.generation.solvers import Solver
-from perception.generation.tiles import Tile
+from perception.generation.windows import Tile, tiles_of
 
 
 @torch.no_grad()
@@ -24,8 +23,8 @@ def reference_fusion(
     denoiser: ControlledDenoiser,
     options: GenerationOptions,  # solver "ddim", layout "overlap", told "both"
     noise: Tensor,  # [B, C, h, w]
-    told: Told,
-    held: Held | None = None,
+    told: Guidance,
+    held: HeldRegion | None = None,
 ) -> Tensor:
     """Clean latents [B, C, h, w] as the published sampler computes them (DGInStyle, section 3.3)."""
     path, size = denoiser.backbone.noise_path, (noise.shape[-2], noise.shape[-1])
@@ -51,7 +50,7 @@ def reference_prediction(
     options: GenerationOptions,
     latents: Tensor,
     timestep: int,
-    told: Told,
+    told: Guidance,
     image: int,
     tile: Tile,
 ) -> Tensor:
@@ -85,7 +84,7 @@ def _held_put_back(
     solver: Solver,
     index: int,
     latents: Tensor,
-    held: Held,
+    held: HeldRegion,
 ) -> Tensor:
     timestep = solver.timesteps[index]
     level = solver.next_timestep(index) if options.held_noise == "previous" else max(timestep - 1, 0)

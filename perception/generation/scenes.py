@@ -1,4 +1,4 @@
-"""From a label map to everything a generator is told: crop, prompt, held mask, all from one stream per sample."""
+"""From a label map to a generator's inputs (crop, prompt, held mask), all from one random stream per sample."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from perception.backbones.backbone import DiffusionBackbone
 from perception.errors import UserError
-from perception.generation.components import large_components
 from perception.generation.crops import Below, below, centre_box, class_box, cut
-from perception.generation.labels import CITYSCAPES, Box, Vocabulary, check_label_map, one_hot
+from perception.generation.labels import CITYSCAPES, Box, Vocabulary, check_label_map, large_components, one_hot
 from perception.generation.options import GenerationOptions
 from perception.generation.prompts import Draws, Prompt, PromptBuilder
 
@@ -167,3 +169,25 @@ def control_images(scenes: Sequence[Scene], classes: int, rescale: float) -> lis
         return parts
     size = tuple(int(side * rescale) for side in parts[0].shape[-2:])
     return [torch.nn.functional.interpolate(part, size=size, mode="nearest") for part in parts]
+
+
+def sample_latents(backbone: DiffusionBackbone, images: Tensor, noise: Tensor) -> Tensor:
+    """mean + std noise, scaled as the denoiser expects it.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        noise: standard normal [B, C, h, w].
+    Returns:
+        Latents [B, C, h, w], float32. An autoencoder without posterior (AutoencoderTiny) gives its code.
+    """
+    vae: Any = backbone.vae
+    weight = next(vae.parameters())
+    pixels = (images * 2 - 1).to(weight.device, weight.dtype).contiguous()
+    coded = vae.encode(pixels)
+    if not hasattr(coded, "latent_dist"):
+        return backbone.encode(images.to(weight.device))
+    drawn = coded.latent_dist.mean.float() + coded.latent_dist.std.float() * noise.to(weight.device)
+    # `unscaled` is affine per channel: invert it from its values at 0 and 1
+    zero = backbone.unscaled(torch.zeros_like(drawn[:1, :, :1, :1]))
+    one = backbone.unscaled(torch.ones_like(drawn[:1, :, :1, :1]))
+    return (drawn - zero) / (one - zero)

@@ -1,4 +1,7 @@
-"""Hooks: figures as JSON, overlay pictures, and no checkpoint that only half fits."""
+"""Hooks: figures as JSON, overlay pictures, and checkpoints that are whole or absent.
+
+The checkpoint hook writes and deletes in an order that any kill or full disk can interrupt.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import mmengine.hooks
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -19,6 +23,63 @@ from perception.data.pictures import png_bytes
 from perception.errors import UserError
 from perception.training.panels import panels, picture_name
 from perception.training.registry import HOOKS
+
+
+class CheckpointHook(mmengine.hooks.CheckpointHook):
+    """mmengine's, which deletes the checkpoints of before and then writes; here they go once the new ones are whole.
+
+    So a run that ends while it writes resumes from the checkpoint before. The disk holds one checkpoint more meanwhile.
+    """
+
+    file_backend: Any  # of mmengine, from before_train on
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the places, and put off what is deleted from now on."""
+        super().before_train(runner)
+        self.file_backend = _PutOff(self.file_backend)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Write, then delete."""
+        super().after_train_epoch(runner)
+        self._delete()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Write, then delete."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._delete()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write, then delete."""
+        super().after_val_epoch(runner, metrics)
+        self._delete()
+
+    def _delete(self) -> None:
+        best = getattr(self, "best_ckpt_path_dict", {"": getattr(self, "best_ckpt_path", None)})
+        self.file_backend.delete(spared=[self.last_ckpt, *best.values()])
+
+
+class _PutOff:
+    """A file backend of mmengine that keeps a list of what is to be removed."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._doomed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        """Later."""
+        self._doomed.append(path)
+
+    def delete(self, spared: Sequence[str | None]) -> None:
+        """Remove what waits, less the paths that were written again."""
+        doomed, self._doomed = self._doomed, []
+        for path in doomed:
+            if path not in spared and self._backend.isfile(path):
+                self._backend.remove(path)
 
 
 @HOOKS.register_module()

@@ -1,4 +1,4 @@
-"""mmengine's Runner with a console a person can read; the log file keeps everything."""
+"""mmengine's Runner with a readable console (the log file keeps everything), and mixed precision on CPUs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,28 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from perception.data.files import replacing
 from perception.errors import UserError
-from perception.training.config.schedules import late_schedules
-from perception.training.precision import BFloat16OptimWrapper
+from perception.training.config.check import late_schedules
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Forward passes under bfloat16 autocast on the CPU; weights, gradients and steps stay float32.
+
+    bfloat16 has the range of float32, so that losses are not scaled.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Around the forward pass of one iteration."""
+        with super().optim_context(model), torch.autocast("cpu", torch.bfloat16):
+            yield
+
 
 # What mmengine writes at the start of a run and nobody reads: blocks of hundreds of lines, warnings about itself.
 _LOG_FILE_ONLY = (

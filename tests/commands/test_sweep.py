@@ -108,7 +108,7 @@ def test_one_class_is_refused(run, folder):
 
 
 def test_a_data_set_on_a_class_conditional_model(folder, tmp_path, capsys):
-    """Told nothing (the null class), whatever the names of the folders are."""
+    """Guidance nothing (the null class), whatever the names of the folders are."""
     options = ["--out", str(tmp_path / "out"), "--device", "cpu", "--no-progress", "--folds", "2", "--timesteps", "50"]
     arguments = ["--dataset", "folder", "--root", str(folder), "--per-class", "3"]
     assert main(["sweep", "--backbone", "mini-dit", *options, *arguments]) == 0

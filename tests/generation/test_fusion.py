@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from perception.backbones import DiffusionBackbone, VariancePreservingPath, load_backbone
 from perception.errors import UserError
 from perception.generation import ControlledDenoiser, GenerationOptions
-from perception.generation.fusion import Held, LatentFusion, Told
+from perception.generation.fusion import Guidance, HeldRegion, LatentFusion
 from perception.generation.labels import one_hot
 from perception.generation.reference import reference_fusion
 from perception.generation.solvers import Solver
-from perception.generation.tiles import overlapping_tiles
+from perception.generation.windows import overlapping_tiles
 
 Options = Callable[..., GenerationOptions]
 Stream = Callable[[int], torch.Generator]
@@ -30,26 +30,26 @@ def _maps(street: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def told(tiny_backbone: DiffusionBackbone, street: np.ndarray) -> Told:
+def told(tiny_backbone: DiffusionBackbone, street: np.ndarray) -> Guidance:
     """Two scenes of 64 x 96 pixels."""
     condition = tiny_backbone.condition(["", "", "road building sky", "car"])
-    return Told(condition, [one_hot(_maps(street), 19)])
+    return Guidance(condition, [one_hot(_maps(street), 19)])
 
 
 def _noise(stream: Stream, size: tuple[int, int] = (8, 12), count: int = 2) -> Tensor:
     return torch.randn(count, 4, *size, generator=stream(0))
 
 
-def _held(stream: Stream, width: int = 12) -> Held:
+def _held(stream: Stream, width: int = 12) -> HeldRegion:
     """The left two thirds of the first image and nothing of the second are held."""
     mask = torch.zeros(2, 1, 8, width)
     mask[0, ..., :9] = 1
-    return Held(torch.randn(2, 4, 8, width, generator=stream(5)), mask, [stream(6), stream(7)])
+    return HeldRegion(torch.randn(2, 4, 8, width, generator=stream(5)), mask, [stream(6), stream(7)])
 
 
 @pytest.mark.parametrize("border", ["clamp", "drop"])
 def test_one_averaged_step_equals_stepping_every_tile(
-    denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream, border: str
+    denoiser: ControlledDenoiser, told: Guidance, small: Options, stream: Stream, border: str
 ) -> None:
     options = small(border=border, stride=3)
     slow = reference_fusion(denoiser, options, _noise(stream), told, _held(stream))
@@ -79,7 +79,7 @@ def test_a_ddim_step_is_linear(tiny_backbone: DiffusionBackbone, stream: Stream)
     ids=str,
 )
 def test_batching_changes_nothing(
-    denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream, changes: dict
+    denoiser: ControlledDenoiser, told: Guidance, small: Options, stream: Stream, changes: dict
 ) -> None:
     """Rows per call, and an image alone or with another."""
     options = small(**changes)
@@ -88,15 +88,15 @@ def test_batching_changes_nothing(
     assert torch.isfinite(many).all()
     few = LatentFusion(controlled, options, rows=2)(_noise(stream), told, _held(stream))
     torch.testing.assert_close(few, many, rtol=0, atol=1e-4)
-    alone = Told(told.condition[[1, 3]], [told.images[0][1:]])
+    alone = Guidance(told.condition[[1, 3]], [told.images[0][1:]])
     held = _held(stream)
-    second = Held(held.latents[1:], held.mask[1:], held.generators[1:])
+    second = HeldRegion(held.latents[1:], held.mask[1:], held.generators[1:])
     single = LatentFusion(controlled, options)(_noise(stream)[1:], alone, second)
     torch.testing.assert_close(single, many[1:], rtol=0, atol=1e-4)
 
 
 def test_held_tiles_are_skipped_without_a_trace(
-    denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    denoiser: ControlledDenoiser, told: Guidance, small: Options, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
     call = ControlledDenoiser.__call__
@@ -111,7 +111,7 @@ def test_held_tiles_are_skipped_without_a_trace(
 
 @pytest.mark.parametrize("solver", ["dpmsolver++", "unipc"])
 def test_held_cells_end_as_clean_as_the_others(
-    denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream, solver: str
+    denoiser: ControlledDenoiser, told: Guidance, small: Options, stream: Stream, solver: str
 ) -> None:
     held = _held(stream)
     result = LatentFusion(denoiser, small("fast", solver=solver))(_noise(stream), told, held)
@@ -122,7 +122,9 @@ def test_held_cells_end_as_clean_as_the_others(
     assert after == [torch.randn(1, generator=generator) for generator in other.generators]  # noise of every step
 
 
-def test_passes_without_held_regions(denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream) -> None:
+def test_passes_without_held_regions(
+    denoiser: ControlledDenoiser, told: Guidance, small: Options, stream: Stream
+) -> None:
     """The first pass is one window unless asked otherwise."""
     whole = LatentFusion(denoiser, small())(_noise(stream), told)
     one = LatentFusion(denoiser, small(tiled_base=True, window=12, stride=12))(_noise(stream), told)
@@ -134,12 +136,12 @@ def test_several_controls_are_summed(
     tiny_backbone: DiffusionBackbone,
     control: nn.Module,
     depth_control: nn.Module,
-    told: Told,
+    told: Guidance,
     small: Options,
     stream: Stream,
 ) -> None:
     depth = torch.rand(2, 1, 64, 96, generator=stream(3))
-    both = Told(told.condition, [*told.images, depth])
+    both = Guidance(told.condition, [*told.images, depth])
     mixed = ControlledDenoiser(tiny_backbone, [control, depth_control], (1.0, 0.5))
     slow = reference_fusion(mixed, small(), _noise(stream), both)
     fast = LatentFusion(mixed, small())(_noise(stream), both)
@@ -152,7 +154,7 @@ def test_several_controls_are_summed(
 def test_compiled_networks_give_the_same_and_see_few_batch_sizes(
     tiny_sd: Path,
     control: nn.Module,
-    told: Told,
+    told: Guidance,
     small: Options,
     stream: Stream,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,8 +181,8 @@ def test_compiled_networks_give_the_same_and_see_few_batch_sizes(
     assert len(graphs) == found
 
 
-def test_the_control_matters(denoiser: ControlledDenoiser, told: Told, small: Options, stream: Stream) -> None:
-    other = Told(told.condition, [told.images[0].flip(-2)])
+def test_the_control_matters(denoiser: ControlledDenoiser, told: Guidance, small: Options, stream: Stream) -> None:
+    other = Guidance(told.condition, [told.images[0].flip(-2)])
     run = LatentFusion(denoiser, small())
     assert (run(_noise(stream), told) - run(_noise(stream), other)).abs().max() > 0.1  # 500 times the tolerance above
 

@@ -10,7 +10,6 @@ import torch
 
 from perception.errors import UserError
 from perception.generation import sampling
-from perception.generation.components import large_components, mask_on_latents
 from perception.generation.crops import below, centre_box, class_box, cut, random_box
 from perception.generation.domains import own_templates, templates_of
 from perception.generation.labels import (
@@ -19,6 +18,8 @@ from perception.generation.labels import (
     check_label_map,
     class_counts,
     colour_picture,
+    large_components,
+    mask_on_latents,
     one_hot,
 )
 from perception.generation.prompts import PromptBuilder

@@ -10,7 +10,7 @@ from perception.backbones.shipped import MINI
 from perception.data.world import TEST_SEED, render_scene
 from perception.generation import CITYSCAPES, ControlledDenoiser, load_control, with_denoiser
 from perception.generation.labels import one_hot
-from perception.generation.publishing.licences import licence_of
+from perception.generation.publishing.dataset_card import licence_of
 from perception.generation.styles import weights_fingerprint
 
 

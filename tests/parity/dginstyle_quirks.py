@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perception.generation.components import large_components
 from perception.generation.crops import Below
-from perception.generation.labels import IGNORE
-from perception.generation.tiles import overlapping_tiles
+from perception.generation.labels import IGNORE, large_components
+from perception.generation.windows import overlapping_tiles
 
 
 def reference_views(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:

@@ -27,16 +27,15 @@ from safetensors.torch import load_file
 
 from perception.backbones import Condition, load_backbone
 from perception.generation import CITYSCAPES, PromptBuilder, SceneGenerator, new_control, preset
-from perception.generation.components import components, large_components, mask_on_latents
 from perception.generation.control import ControlledDenoiser
-from perception.generation.covering import tiles_of
 from perception.generation.crops import class_box, cut
-from perception.generation.fusion import LatentFusion, Told
-from perception.generation.labels import one_hot
+from perception.generation.fusion import Guidance, LatentFusion
+from perception.generation.labels import components, large_components, mask_on_latents, one_hot
 from perception.generation.prompts import Prompt, names_in
 from perception.generation.reference import reference_prediction
 from perception.generation.scenes import Scene
 from perception.generation.solvers import Solver
+from perception.generation.windows import tiles_of
 
 FULL = os.environ.get("PERCEPTION_FULL_PARITY") == "1"
 LATENTS, RESIDUALS = 2e-4, 2e-5  # absolute, of the README
@@ -212,7 +211,7 @@ def test_one_tile(denoiser, backbone, name):
     size, k = generator.options.large_size, config["k"]
     (image,) = [torch.nn.functional.interpolate(one_hot(scene.labels, 19)[None], size=size)]
     tiles = tiles_of(generator.options, size[0] // 8, size[1] // 8, base=False, step=0)
-    solver, told = Solver("ddim", backbone.noise_path, config["steps"]), Told(condition, [image])
+    solver, told = Solver("ddim", backbone.noise_path, config["steps"]), Guidance(condition, [image])
     cells, pixels = tiles[k].window.cells, tiles[k].window.scaled(8).cells
     x_t = tensors["p2_noise"][(..., *cells)].repeat(2, 1, 1, 1)
     down, mid = denoiser.controls[0](
@@ -287,7 +286,7 @@ def test_border_that_no_tile_covers(backbone, denoiser, name):
     noise = torch.randn(tensors["noise"].shape, generator=torch.Generator().manual_seed(config["seed"]))
     assert torch.equal(noise, tensors["noise"])
     steps, fusion = [], LatentFusion(denoiser, options)
-    told = Told(backbone.condition(["", config["prompt"]]), [one_hot(tensors["label"], 19)[None]])
+    told = Guidance(backbone.condition(["", config["prompt"]]), [one_hot(tensors["label"], 19)[None]])
     latents = _recorded(fusion, steps)(noise, told, None)
     _check_close(steps[0][1], tensors["step0_fused"], LATENTS)
     _check_close(latents, tensors["latents"], LATENTS)
@@ -305,7 +304,7 @@ def test_batch_of_scenes(backbone, denoiser, name):
     noise = torch.randn(tensors["batch_noise"].shape, generator=torch.Generator().manual_seed(batch["seed"]))
     assert torch.equal(noise, tensors["batch_noise"])
     prompts = [""] * len(batch["prompts"]) + batch["prompts"]
-    latents = LatentFusion(denoiser, options)(noise, Told(backbone.condition(prompts), [one_hot(labels, 19)]))
+    latents = LatentFusion(denoiser, options)(noise, Guidance(backbone.condition(prompts), [one_hot(labels, 19)]))
     _check_close(latents, tensors["batch_latents"], LATENTS)
 
 

@@ -21,8 +21,8 @@ from perception.generation import CITYSCAPES, new_control
 from perception.generation.crops import centre_box, class_box, random_box
 from perception.generation.datasets import control_item
 from perception.generation.labels import Vocabulary, class_counts, one_hot
-from perception.generation.posterior import sample_latents
 from perception.generation.sampling import LabelCounts, RareClassSampler, class_probabilities, read_statistics
+from perception.generation.scenes import sample_latents
 from perception.generation.training import ControlTraining, SourceTraining
 
 RESIDUALS, PROBABILITIES = 2e-5, 1e-6  # absolute, of the README

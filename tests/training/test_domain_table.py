@@ -5,7 +5,7 @@ from statistics import stdev
 
 import pytest
 
-from perception.training.domain_table import Cell, DomainTable
+from perception.training.domains import Cell, DomainTable
 
 SCORES = {
     "source": {"clear": [60.0, 62.0], "night": [10.0, 14.0], "fog": [30.0, 30.0]},

@@ -21,7 +21,7 @@ from perception.backbones.spec import FeatureSpec, sample_noise
 from perception.data.store import TensorStore
 from perception.depth import DepthNet, silog_loss
 from perception.generation import ControlledDenoiser, GenerationOptions, new_control, preset
-from perception.generation.fusion import Held, LatentFusion, Told
+from perception.generation.fusion import Guidance, HeldRegion, LatentFusion
 from perception.generation.labels import one_hot
 from perception.generation.reference import reference_fusion
 from perception.jobs.plan import timed
@@ -190,17 +190,19 @@ def _controlled(backbone: DiffusionBackbone) -> ControlledDenoiser:
     return ControlledDenoiser(backbone, [nn.Module.to(control.eval(), backbone.dtype)])
 
 
-def _second_pass(backbone: DiffusionBackbone, size: int) -> tuple[GenerationOptions, Tensor, Told, Callable[[], Held]]:
+def _second_pass(
+    backbone: DiffusionBackbone, size: int
+) -> tuple[GenerationOptions, Tensor, Guidance, Callable[[], HeldRegion]]:
     """One step over twice the size, 5 x 5 windows of `size` pixels, of which a row of five lies in what is held."""
     cells = size // backbone.latent_stride
     options = preset("exact", size=(size, size), steps=1, window=cells, stride=cells // 4)
     labels = (np.arange(4 * size * size) // size % _CLASSES).astype(np.uint8).reshape(1, 2 * size, 2 * size)
-    told = Told(backbone.condition(["", "a street at night"]), [one_hot(labels, _CLASSES)])
+    told = Guidance(backbone.condition(["", "a street at night"]), [one_hot(labels, _CLASSES)])
     latents = torch.zeros(1, backbone.latent_channels, 2 * cells, 2 * cells, device=backbone.device)
     mask = torch.zeros_like(latents[:, :1])
     mask[..., :cells] = 1
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)).to(backbone.device)
-    return options, noise, told, lambda: Held(latents, mask, [torch.Generator().manual_seed(0)])
+    return options, noise, told, lambda: HeldRegion(latents, mask, [torch.Generator().manual_seed(0)])
 
 
 def inputs(backbone: DiffusionBackbone, size: int, batch: int) -> tuple[Tensor, Tensor, Any]:

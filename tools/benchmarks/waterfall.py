@@ -134,7 +134,7 @@ def _plain_path(classifier: DiffusionClassifier, latents: Tensor) -> tuple[Calla
 
 
 def world_objects(count: int, size: int) -> tuple[Tensor, list[int], PromptSet]:
-    """Held-out objects of the miniature world, [count, 3, size, size], their classes, and ten prompts."""
+    """HeldRegion-out objects of the miniature world, [count, 3, size, size], their classes, and ten prompts."""
     from perception.classification.prompts import class_prompts
     from perception.data.world import TEN_OBJECTS, TEST_SEED, render_object
 

@@ -10,9 +10,8 @@ import transformers
 
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.devices import pick_device
-from perception.backbones.loading.assemble import Parts, assemble
+from perception.backbones.loading.assemble import Parts, assemble, identity
 from perception.backbones.loading.build import build_model, check_skeleton
-from perception.backbones.loading.fingerprint import identity
 from perception.backbones.loading.folder import (
     Component,
     check_model_folder,

@@ -15,12 +15,34 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from perception.classification.error_table import ErrorTable
 from perception.classification.stopping.schedules import Block, Decision, race_blocks
-from perception.classification.stopping.statistics import identical, t_quantile, t_statistics
 from perception.errors import UserError
+
+
+def t_statistics(gaps: Tensor) -> Tensor:
+    """mean / (sd / sqrt(n)) of each row, float64 [R]. Rows without spread: +-inf, and 0 where every gap is 0.
+
+    gaps [R, n], n >= 2.
+    """
+    mean, error = gaps.mean(dim=1), gaps.std(dim=1) / math.sqrt(gaps.shape[1])
+    return torch.where(mean == 0, torch.zeros_like(mean), mean / error)
+
+
+def identical(gaps: Tensor) -> Tensor:
+    """Rows without any difference: a candidate that repeats the leader. bool [R]."""
+    return (gaps == 0).all(dim=1)
+
+
+def t_quantile(probability: float, samples: int) -> float:
+    """Quantile of Student's t with samples - 1 degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(samples - 1, probability))
+
 
 COMPLETE, SEPARATED, SPENT = "grid completed", "one class left", "budget spent"
 FEWEST = 4  # samples that are judged: Student's t allows for a spread guessed from few
@@ -35,6 +57,9 @@ class Racing:
     when t_n > q sqrt(1 - n/M) - doubt sqrt(n/M), q the quantile of Student's t with n - 1 degrees of freedom. With
     doubt 0 any other decision than the whole grid's counts as an error; with 1.645 only one that the grid itself
     would be sure of (one-sided 5 %), which ends the duels that no grid decides.
+
+    The grid of M samples is a finite population: after n of them its mean is known up to a variance of
+    s^2/n (1 - n/M) (Cochran, Sampling Techniques, 1977, chapter 2), and exactly at n = M.
 
     The confidence is that of one comparison at one look, not of the whole race: looking again after each block and
     having many rivals err more often. `tools/replay.py` measures how often.

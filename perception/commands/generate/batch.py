@@ -10,7 +10,7 @@ import torch
 from perception.backbones.devices import pick_device
 from perception.backbones.shipped import SHIPPED
 from perception.generation.options import GenerationOptions
-from perception.generation.tiles import overlapping_tiles
+from perception.generation.windows import overlapping_tiles
 
 MOST = 4
 _CHANNELS = 320  # of a control embedding in Stable Diffusion 1.x, 2.x and XL

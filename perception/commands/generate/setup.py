@@ -23,7 +23,7 @@ from perception.generation.job import SceneFiles
 from perception.generation.labels import CITYSCAPES, IGNORE, Vocabulary
 from perception.generation.options import GenerationOptions
 from perception.generation.prompts import PromptBuilder
-from perception.generation.publishing.licences import licence_of, stated_licences
+from perception.generation.publishing.dataset_card import licence_of, stated_licences
 from perception.generation.samples import Sample, label_files, plan_samples, rare_labels
 from perception.generation.scenes import check_resize
 from perception.generation.styles import SHIPPED

@@ -13,9 +13,15 @@ from mmengine.registry import init_default_scope
 
 from perception.errors import UserError
 from perception.training.config.channels import with_channels
-from perception.training.config.check import RUNNER_KEYS, config_mistakes, find_type, nearest, option_mistakes
+from perception.training.config.check import (
+    RUNNER_KEYS,
+    config_mistakes,
+    find_type,
+    nearest,
+    option_mistakes,
+    schedule_mistakes,
+)
 from perception.training.config.classes import check_classes
-from perception.training.config.schedules import schedule_mistakes
 from perception.training.config.signature import signature_of
 from perception.training.config.variables import unread_variables
 from perception.training.registry import DATASETS

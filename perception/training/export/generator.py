@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from perception.data.files import replacing_folder, write_atomic
-from perception.generation.publishing.licences import licence_of
+from perception.generation.publishing.dataset_card import licence_of
 from perception.generation.styles import weights_fingerprint
 from perception.training.models.generator_base import GeneratorModel
 from perception.training.models.generators import ControlGenerator

@@ -25,8 +25,7 @@ from perception.backbones.conditioning.condition import Condition
 from perception.backbones.shared import SharedBackbone
 from perception.backbones.stored import StoredLatents
 from perception.errors import UserError
-from perception.generation.posterior import sample_latents
-from perception.generation.scenes import noise_stream
+from perception.generation.scenes import noise_stream, sample_latents
 from perception.generation.training import (
     ControlTraining,
     SourceTraining,

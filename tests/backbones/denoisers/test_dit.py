@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perception.backbones import Condition, DiffusionBackbone, load_backbone
-from perception.backbones.conditioning.classes import ClassConditioner
+from perception.backbones.conditioning.encoders import ClassConditioner
 from perception.convert.dit_names import check_positions, dit_config, dit_weights
 from perception.errors import UserError
 

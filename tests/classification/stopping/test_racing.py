@@ -8,9 +8,8 @@ import torch
 from scipy import stats
 
 from perception.classification.error_table import ErrorTable
-from perception.classification.stopping.racing import FEWEST, Racing
+from perception.classification.stopping.racing import FEWEST, Racing, t_quantile, t_statistics
 from perception.classification.stopping.schedules import Exhaustive, evaluations, spread
-from perception.classification.stopping.statistics import t_quantile, t_statistics
 from perception.errors import UserError
 
 

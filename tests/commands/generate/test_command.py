@@ -19,8 +19,7 @@ from perception.commands.main import main
 from perception.generation import CITYSCAPES, new_control
 from perception.generation import PRESETS as ALL_PRESETS
 from perception.generation.generator import SceneGenerator
-from perception.generation.publishing.dataset_card import dataset_card
-from perception.generation.publishing.licences import licence_of
+from perception.generation.publishing.dataset_card import dataset_card, licence_of
 from perception.generation.samples import read_label_map
 from perception.generation.sampling import RareClassSampler, read_statistics
 

@@ -115,7 +115,7 @@ class MiniRecipe:
         return export_folder(assemble(self._trained_autoencoder(), self._trained_denoiser(), self.tokenizer), folder)
 
     def measure(self) -> dict[str, Any]:
-        """Held-out PSNR [dB] per group, held-out denoising loss, and `samples.png` in the work folder."""
+        """HeldRegion-out PSNR [dB] per group, held-out denoising loss, and `samples.png` in the work folder."""
         held_out, device = self.held_out(), torch.device(self.device)
         vae, model = self._trained_autoencoder().to(device), self._trained_denoiser().to(device)
         psnr = reconstruction_psnr(vae, held_out.images, device)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perception.errors import UserError
-from perception.generation.tiles import Tile, grid_shift, overlapping_tiles, shifted_tiles
+from perception.generation.windows import Tile, grid_shift, overlapping_tiles, shifted_tiles
 
 SIZES = [(8, 8), (16, 16), (12, 20), (16, 37), (5, 30), (9, 9)]
 

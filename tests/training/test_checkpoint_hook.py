@@ -11,8 +11,8 @@ from mmengine.fileio import LocalBackend
 
 from perception.errors import UserError
 from perception.training.app import train
-from perception.training.checkpoints import _PutOff
 from perception.training.config.load import Overrides
+from perception.training.hooks import _PutOff
 
 CONFIG = Path("configs/fpn/fpn_mini_camvid.py")
 
