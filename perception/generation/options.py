@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from perception.errors import UserError
-
 from perception.generation.control import ControlledRows
 
 Border = Literal["clamp", "drop"]

@@ -11,6 +11,7 @@ from PIL import Image
 
 import perception.backbones.loading.load as loading
 from perception.commands.main import main
+from perception.training.models.frozen import shared_backbone
 
 FAST = ("--device", "cpu", "--no-progress")
 
@@ -43,6 +44,7 @@ def built(monkeypatch):
         return real(key, *arguments)
 
     monkeypatch.setattr(loading, "build_model", counted)
+    shared_backbone.cache_clear()  # which other tests of this process may have filled
     return calls
 
 
