@@ -1,4 +1,4 @@
-"""Maps of the autoencoder's own encoder: as fine as the latent or finer, from before it drops detail."""
+"""Feature maps of the VAE's encoder: as fine as the latent or finer, from before it drops detail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The extract job: image files in, features in a store out, one manifest line with the store key per image."""
+"""The extract job: writes features of images to a store, and one manifest line with the store key per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holding a backbone without making its weights part of the module around it."""
+"""Reference to a backbone that keeps its weights out of `state_dict()` and `parameters()`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features through a store: what was computed once is read ever after."""
+"""Backbone features and latents, cached in a `TensorStore`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How typical a picture is of those that a backbone was trained on; see `perception.backbones.own_pictures`."""
+"""Measures how typical a picture is of the backbone's training pictures; see `perception.backbones.own_pictures`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in an image two candidates differ: maps of the denoising error, averaged over timesteps, and their picture."""
+"""Maps of the denoising error: where in an image two candidates differ, averaged over timesteps."""
 
 from __future__ import annotations
 

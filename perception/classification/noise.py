@@ -1,4 +1,4 @@
-"""Where the noise of a sample comes from: a seed per image, or one file for all images."""
+"""Sources of noise: a seed per image, or one file for all images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `perception classify` would cost: the dry run."""
+"""The dry run of `perception classify`: its cost."""
 
 from __future__ import annotations
 

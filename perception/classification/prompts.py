@@ -1,4 +1,4 @@
-"""The sentences an image is compared with: class names x templates, prompt files, and the published tables."""
+"""Prompts of the classes: class names x templates, prompt files, and the published tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what `perception classify --save-errors` has written: errors per image, and the truth where it is known."""
+"""Reads the output of `perception classify --save-errors`: errors per image, and the true class where known."""
 
 from __future__ import annotations
 

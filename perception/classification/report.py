@@ -1,4 +1,4 @@
-"""What `perception classify` tells at the end: labels of a few images, and accuracies where the truth is known."""
+"""The printed report of `perception classify`: labels of a few images, and accuracies where the truth is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoising errors: how badly the denoiser predicts the noise when it is told a candidate."""
+"""Denoising errors: how badly the denoiser predicts the noise under the condition of a candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences around a class name: the template sets published with CLIP (Radford et al. 2021), and files of users."""
+"""Prompt templates: the sets published with CLIP (Radford et al. 2021), and files of users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a PIL image of any mode and size to the square the classifier looks at (reference: resize, crop, then RGB)."""
+"""Transforms a PIL image of any mode and size to the classifier's square (reference: resize, crop, then RGB)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a frozen denoiser is told: class names, learned tokens, sentences, room ids, or nothing."""
+"""Text conditioning for a frozen denoiser: class names, learned tokens, sentences, class ids, empty."""
 
 from perception.conditioning.base import Conditioning, TextAdapter
 from perception.conditioning.build import build_conditioning

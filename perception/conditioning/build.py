@@ -1,4 +1,4 @@
-"""One switch for what the denoiser is told: four papers by one argument."""
+"""`build_conditioning`: the conditioning of four papers, chosen by one argument."""
 
 from __future__ import annotations
 

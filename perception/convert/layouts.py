@@ -1,4 +1,4 @@
-"""The state dicts of the three checkpoints of VPD (Zhao et al. 2023): which name is which part of our networks."""
+"""Layouts of the three checkpoints of VPD (Zhao et al. 2023): which name is which part of our networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network that a checkpoint is for: sizes read from its tensors, everything else as the reference has it."""
+"""Builds the network of a checkpoint: sizes are read from its tensors, the rest is as in the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README.md of a filtered set: what a trained head thought of it, what was left out, how to load the rest."""
+"""The README.md of a filtered set: scores, rejected samples, and how to load the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an image show what its label map says? A trained segmentor judges every pixel (FreeMask, NeurIPS 2023)."""
+"""Consistency of image and label map: a trained segmentor judges every pixel (FreeMask, NeurIPS 2023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many samples each label map gets: more for those that a segmentor finds hard (FreeMask, NeurIPS 2023)."""
+"""Number of samples per label map: more for those that a segmentor finds hard (FreeMask, NeurIPS 2023)."""
 
 from __future__ import annotations
 

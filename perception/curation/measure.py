@@ -1,4 +1,4 @@
-"""Measuring the losses of real images: a job of its own below OUT/reference."""
+"""Measures the losses of real images: a job of its own below OUT/reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses of real images by class, and their file class_loss.json."""
+"""Losses of real images by class, and their file class_loss.json."""
 
 from __future__ import annotations
 

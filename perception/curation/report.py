@@ -1,4 +1,4 @@
-"""What completes a score folder: scores.jsonl, accepted and rejected samples, recall, counts, statistics, card."""
+"""Completes a score folder: scores.jsonl, accepted and rejected samples, recall, counts, statistics, card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the two jobs of `perception score` share: head, images, options."""
+"""Head, images and options that the two jobs of `perception score` share."""
 
 from __future__ import annotations
 

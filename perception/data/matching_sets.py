@@ -1,4 +1,4 @@
-"""Files that say which captions to compare with which images: examples (Winoground) and captions of a folder."""
+"""Files with captions for images: examples (Winoground) and captions of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kinds of picture files are opened, and how: no format that starts a program or is more than pixels."""
+"""The picture formats that are opened: none that starts a program or holds more than pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Street scenes from label maps: a frozen diffusion model told the layout by a control network (DGInStyle)."""
+"""Street scenes from label maps: a frozen diffusion model, guided by a control network (DGInStyle)."""
 
 from perception.generation.control import ControlledDenoiser
 from perception.generation.generator import GeneratedScene, SceneGenerator

@@ -1,4 +1,4 @@
-"""A frozen backbone told the layout by control networks (Zhang et al. 2023), several of them if wanted."""
+"""A frozen backbone with control networks (Zhang et al. 2023), one or several."""
 
 from __future__ import annotations
 

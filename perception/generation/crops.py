@@ -1,4 +1,4 @@
-"""Where to cut a label map: around a pixel of a class, anywhere, or in the middle."""
+"""Crops of a label map: around a pixel of a class, anywhere, or in the middle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training items of both stages: crops of source images, with their label map and caption for the control network."""
+"""Training items of both stages: crops of source images, with label map and caption for the control network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The detail of a label map's own photo in a generated image: small things that the autoencoder cannot draw."""
+"""Transfers the detail of a label map's own photograph: small things that the autoencoder cannot draw."""
 
 from __future__ import annotations
 

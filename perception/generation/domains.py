@@ -1,4 +1,4 @@
-"""Names of domains (weather, time of day) and how a prompt puts them into words."""
+"""Domains (weather, time of day): their names, and their words in a prompt."""
 
 from __future__ import annotations
 

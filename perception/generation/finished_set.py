@@ -1,4 +1,4 @@
-"""The samples of a folder that `perception generate` made: what is finished and whole, and pairs to train on."""
+"""The finished samples of a folder that `perception generate` made, and pairs to train on."""
 
 from __future__ import annotations
 

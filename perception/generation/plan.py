@@ -1,4 +1,4 @@
-"""What generating a scene would cost, counted before anything runs (nothing is computed: meta device)."""
+"""The cost of one scene, counted on the meta device: nothing is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scene's denoiser is told: the names of its classes, with or without a domain around them."""
+"""Prompts of scenes: the names of their classes, with or without a domain around them."""
 
 from __future__ import annotations
 

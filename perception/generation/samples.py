@@ -1,4 +1,4 @@
-"""Which samples a data set gets: label map x repetition, with a domain, and a class to crop around."""
+"""The samples of a data set: label map x repetition, with a domain, and a class to crop around."""
 
 from __future__ import annotations
 

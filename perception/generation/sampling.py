@@ -1,4 +1,4 @@
-"""Rare class sampling: which label map to generate from, and for which class (Hoyer et al. 2022, eq. 10-11)."""
+"""Rare class sampling: draws a label map and the class to generate for (Hoyer et al. 2022, eq. 10-11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job runner, and thin adapters to mmengine and mmseg (in `perception.training`)."""
+"""The job runner: many items, any kill, three engines."""
 
 from perception.jobs.contract import JobOptions, JobSummary, Outcome, Predictor
 from perception.jobs.items import Item, image_items, labelled_items

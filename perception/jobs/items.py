@@ -1,4 +1,4 @@
-"""What a job works on: image files by folder, with ids that do not depend on the machine."""
+"""The items of a job: image files by folder, with ids that do not depend on the machine."""
 
 from __future__ import annotations
 

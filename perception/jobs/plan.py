@@ -1,4 +1,4 @@
-"""What a job would cost, before it runs: counted FLOPs and a short measurement, times the items left to do."""
+"""The cost of a job before it runs: counted FLOPs and a short measurement, times the items left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rank's share of the work: threads that prepare items, and micro-batches that fit into memory."""
+"""Prefetching and micro-batching for one rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed."""
+"""Reliability of probabilities: expected calibration error and its diagram."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean cross-entropy of every class over labelled pixels: what a segmentor's loss usually is where it is right."""
+"""Mean cross-entropy of every class over labelled pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image classification: top-1, top-k, mean per class, and who is taken for whom."""
+"""Image classification: top-1, top-k, mean per class, confusion matrix."""
 
 from __future__ import annotations
 

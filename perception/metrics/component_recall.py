@@ -1,4 +1,4 @@
-"""Recall of objects by their size: which connected components of a label map does a segmentor find again?"""
+"""Recall of objects by size: the share of connected components of a label map that a segmentor finds again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `perception match` prints: scores of examples, recall of retrieval, or the best caption of each image."""
+"""The printed report of `perception match`: scores of examples, recall of retrieval, or the best caption per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which block and timestep is best for my data: simple classifiers on frozen features, cell by cell."""
+"""Probes: finds the best block and timestep with simple classifiers on frozen features."""
 
 from __future__ import annotations
 

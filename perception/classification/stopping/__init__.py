@@ -1,1 +1,1 @@
-"""Which noise samples are drawn, and when an image is decided."""
+"""Stopping rules: which noise samples are drawn, and when an image is decided."""

@@ -1,4 +1,4 @@
-"""The pinhole camera of the miniature world and what its rays hit."""
+"""The pinhole camera of the miniature world, and where its rays hit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the domains do to a clear picture: light, air and precipitation."""
+"""Domains of the miniature world: light, air and precipitation over a clear picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands beside the samples of a generated set: their list, class statistics and a sheet of previews."""
+"""Files beside the samples of a generated set: their list, class statistics and a preview sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the prompts of a generated set say: domains, templates, class names and lengths, counted."""
+"""Counts over the prompts of a generated set: domains, templates, class names and lengths."""
 
 from __future__ import annotations
 

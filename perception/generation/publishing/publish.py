@@ -1,4 +1,4 @@
-"""What completes a generated data set once its samples are there: statistics, preview sheet, data set card, list."""
+"""Writes the statistics, preview sheet, card and list of a finished data set."""
 
 from __future__ import annotations
 
