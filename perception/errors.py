@@ -41,7 +41,7 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
-def told(error: UserError) -> str:
+def sentence_of(error: UserError) -> str:
     """The sentence of an error as it is printed; its further lines stay lines."""
     return _NEXT_LINE.join(map(printable, str(error).split(_NEXT_LINE)))
 
@@ -75,7 +75,7 @@ def exit_status(tool: str, work: Callable[[], object], again: str = "run the sam
     try:
         work()
     except UserError as error:
-        print(f"{tool}: {told(error)}", file=sys.stderr)
+        print(f"{tool}: {sentence_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{tool}: interrupted; {again}", file=sys.stderr)

@@ -16,7 +16,7 @@ from perception.backbones.attention import AttentionSpec, HeadReduction, merge_m
 from perception.backbones.conditioning.condition import Condition, Conditioner
 from perception.backbones.denoisers.base import Denoiser
 from perception.backbones.denoisers.compiled import CompiledDenoiser
-from perception.backbones.devices import sent
+from perception.backbones.devices import to_device
 from perception.backbones.features import clean_latents, extract, features_source, noise_ids
 from perception.backbones.latents import Codec, LatentCodec, PixelCodec, check_latents
 from perception.backbones.noise_path import NoisePath
@@ -74,7 +74,9 @@ class DiffusionBackbone(nn.Module):
         self.latent_stride = self._codec.stride
         self.training_size = denoiser.training_size  # height and width in latent cells; None: not known
         self.max_text_tokens = conditioner.max_tokens
-        self.text_width = denoiser.text_width  # 0: the model is told classes, and `condition` takes their names
+        self.text_width = (
+            denoiser.text_width
+        )  # 0: the model is conditioned on classes, and `condition` takes their names
         self.class_names = conditioner.class_names  # of a class-conditional model, by class number; else None
         self.requires_grad_(False)
         self.eval()
@@ -199,8 +201,8 @@ class DiffusionBackbone(nn.Module):
 
         x_t [B, C, h, w] and the condition, B rows, in its dtype and on its device, and its own measure of time [B].
         """
-        time, told = self._told(self._steps(t, len(x_t)), condition, len(x_t))
-        return self._latent_input(x_t), time, told
+        time, condition = self._broadcast(self._steps(t, len(x_t)), condition, len(x_t))
+        return self._latent_input(x_t), time, condition
 
     def capture(
         self,
@@ -323,16 +325,16 @@ class DiffusionBackbone(nn.Module):
     def _coefficients(self, t: int | Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma, [B or 1, 1, 1, 1] float32 on the device of `latents`."""
         steps, path = self._steps(t, len(latents)).view(-1, 1, 1, 1), self.noise_path
-        return sent(path.alpha(steps), latents.device), sent(path.sigma(steps), latents.device)
+        return to_device(path.alpha(steps), latents.device), to_device(path.sigma(steps), latents.device)
 
-    def _told(self, steps: Tensor, condition: Condition, rows: int) -> tuple[Tensor, Condition]:
+    def _broadcast(self, steps: Tensor, condition: Condition, rows: int) -> tuple[Tensor, Condition]:
         """The network's measure of time [rows] and the condition, `rows` rows, on its device."""
         check_kind(Condition, "backbone.condition(PROMPTS) makes one", condition=condition)
-        time = sent(self.noise_path.model_time(steps), self.device).expand(rows)
+        time = to_device(self.noise_path.model_time(steps), self.device).expand(rows)
         return time, condition.expand(rows).to(self.device, self.dtype)
 
     def _call(
         self, x_t: Tensor, t: int | Tensor, condition: Condition, denoiser: Denoiser | CompiledDenoiser
     ) -> Tensor:
-        time, told = self._told(self._steps(t, len(x_t)), condition, len(x_t))
-        return denoiser(x_t, time, told, self.latent_stride)
+        time, condition = self._broadcast(self._steps(t, len(x_t)), condition, len(x_t))
+        return denoiser(x_t, time, condition, self.latent_stride)

@@ -8,7 +8,7 @@ from torch import Tensor
 from perception.errors import UserError
 
 
-def sent(value: Tensor, device: torch.device) -> Tensor:
+def to_device(value: Tensor, device: torch.device) -> Tensor:
     """The tensor on `device`, without waiting for what a GPU still has to do: CUDA takes pageable memory at once.
 
     For tensors that nobody writes afterwards: pinned memory is read later.

@@ -36,7 +36,7 @@ class NoisePath(ABC):
 
     @abstractmethod
     def model_time(self, t: int | Tensor) -> Tensor:
-        """What the network is told for step `t`."""
+        """The network's time input for step `t`."""
 
     def spread(self, positions: Tensor, tokens: int | None = None) -> Tensor:
         """Positions 0..T-1 of a uniform grid -> timesteps as dense as the training schedule of the model has them.

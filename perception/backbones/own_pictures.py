@@ -1,6 +1,6 @@
 """What a backbone knows of the pictures it was trained on: typicality.json beside its weights.
 
-For a picture x, e_t(x) is the mean squared error of the predicted noise at timestep t, told nothing, under a noise
+For a picture x, e_t(x) is the mean squared error of the predicted noise at timestep t, without a prompt, under a noise
 that all pictures share, and s_c(x) the standard deviation of channel c of its latent. More contrast is harder to see
 under noise, so what counts is how far log e_t lies above a quadratic of u = log s, fitted on the backbone's own
 pictures, and how far u lies outside their range:

@@ -43,7 +43,7 @@ class FeatureSpec:
     noise: Literal["none", "shared", "per_image"] = "shared"  # none: x_t = x0; shared: one noise for all images
     seed: int = 0  # of the noise
     aggregate: Literal["concat", "mean", "stack"] = "concat"  # timesteps: [B, T*C, h, w], [B, C, h, w], [B, T, C, h, w]
-    prompt: str = ""  # the text the denoiser is told, unless a Condition is given
+    prompt: str = ""  # the text prompt of the denoiser, unless a Condition is given
     draws: int = 1  # noises per timestep, over which the features are averaged: the ensemble of DIFT is 8
 
     def __post_init__(self) -> None:

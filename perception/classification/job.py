@@ -94,7 +94,7 @@ class ImageClassifier:
     def __init__(self, backbone: DiffusionBackbone, options: ClassifyOptions) -> None:
         self.clip = None if options.clip is None else ClipPreselection(options.clip, options.prompts, backbone.device)
         if backbone.class_names is not None and options.class_prompts is not None:
-            options = replace(options, prompts=options.prompts.told(options.class_prompts))
+            options = replace(options, prompts=options.prompts.with_prompts(options.class_prompts))
         o = options
         tokens = None if o.tokens is None else load_class_tokens(o.tokens, o.prompts.names)
         self.classifier = DiffusionClassifier(

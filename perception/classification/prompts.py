@@ -82,7 +82,7 @@ class PromptSet:
             indices=tuple(self.indices[c] for c in classes),
         )
 
-    def told(self, prompts: Sequence[Sequence[str]]) -> PromptSet:
+    def with_prompts(self, prompts: Sequence[Sequence[str]]) -> PromptSet:
         """The same classes with these prompts, in the order of `names`: for models that know classes, not text."""
         rows = [(prompt, c) for c, own in enumerate(prompts) for prompt in own]
         return replace(self, prompts=tuple(prompt for prompt, _ in rows), classes=tuple(c for _, c in rows))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones.conditioning.condition import Condition
-from perception.backbones.devices import sent
+from perception.backbones.devices import to_device
 from perception.classification.calibration import ErrorCalibration
 from perception.classification.error_table import ErrorTable
 from perception.classification.noise import NoiseSource
@@ -247,7 +247,7 @@ def _evaluated(
     latents, eps, timesteps = zip(*drawn, strict=True)
     errors = score.pairs(
         torch.stack(latents),
-        sent(torch.stack(eps), latents[0].device),
+        to_device(torch.stack(eps), latents[0].device),
         torch.tensor(timesteps),
         condition,
         torch.cat(samples),

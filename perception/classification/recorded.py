@@ -65,8 +65,8 @@ def read_recorded(out: Path) -> tuple[tuple[str, ...], list[Recorded]]:
 def _read(path: Path, truth: str | None) -> tuple[tuple[str, ...], Recorded]:
     try:
         with open_regular(path, "a file of errors"), safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            classes, rows = parse_json(told["classes"]), parse_json(told.get("rows", "null"))
+            metadata = file.metadata() or {}
+            classes, rows = parse_json(metadata["classes"]), parse_json(metadata.get("rows", "null"))
             errors, timesteps = file.get_tensor("errors"), file.get_tensor("timesteps")
         names = _checked_names(classes, rows, errors, timesteps, truth)
     except UserError:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from perception.backbones.backbone import DiffusionBackbone
 from perception.backbones.conditioning.condition import Condition
-from perception.backbones.devices import sent
+from perception.backbones.devices import to_device
 from perception.backbones.prediction import Prediction
 from perception.classification.dit_scores import DECISIONS, PosteriorTables, score_predictions
 from perception.errors import UserError
@@ -129,7 +129,7 @@ class DenoisingErrors(nn.Module):
     ) -> Tensor:
         self.calls += 1
         self.evaluations += len(samples)
-        x_t, rows = self.backbone.noise(x0, timesteps, noise), sent(samples, x0.device)
+        x_t, rows = self.backbone.noise(x0, timesteps, noise), to_device(samples, x0.device)
         prediction = self.backbone.denoise(x_t[rows], timesteps[samples], condition[candidates])
         return self._measured(prediction, x0[rows], noise[rows], timesteps[samples])
 

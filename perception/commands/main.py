@@ -20,7 +20,7 @@ from typing import NoReturn
 from perception import __version__
 from perception.allocator import keep_freed_memory
 from perception.commands.arguments import MINI
-from perception.errors import PromptTooLongError, UserError, printable, told
+from perception.errors import PromptTooLongError, UserError, printable, sentence_of
 
 COMMANDS = {
     "extract": "perception.commands.extract",
@@ -67,7 +67,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, PromptTooLongError):
         return _complain(printable(f"{error.fact}; shorten it."), USAGE_ERROR)
     if isinstance(error, UserError):
-        return _complain(told(error), USAGE_ERROR)
+        return _complain(sentence_of(error), USAGE_ERROR)
     if isinstance(error, BrokenPipeError):  # `perception ... | head`; Python's flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED

@@ -18,7 +18,7 @@ from perception.commands.arguments import (
     size_pair,
 )
 from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset, refuse_without_dataset
-from perception.errors import UserError, told
+from perception.errors import UserError, sentence_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +136,7 @@ def _images(
         try:
             pixels = image_tensor(read_image(str(item.path)), size)
         except UserError as error:
-            print(f"left out: {told(error)}", file=sys.stderr)
+            print(f"left out: {sentence_of(error)}", file=sys.stderr)
             continue
         labels.append(str(item.label))
         yield pixels, content_hash(pixels.mul(255).round().byte())

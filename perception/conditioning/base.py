@@ -27,10 +27,10 @@ class Conditioning(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, given: Sequence[Any] | None = None) -> Tensor:
-        """Tokens float32 [B, K, D], one row per entry of `given`, or [1, K, D] where all images are told the same."""
+        """Tokens float32 [B, K, D], one row per entry of `given`, or [1, K, D] where all images share one text."""
 
     def entries(self, given: Sequence[Any] | None = None) -> list[Any]:
-        """What each row of `forward(given)` stands for: [None] where all images are told the same."""
+        """What each row of `forward(given)` stands for: [None] where all images share one text."""
         return [None]
 
     @abstractmethod

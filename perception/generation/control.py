@@ -38,12 +38,12 @@ class ControlledDenoiser:
         backbone: DiffusionBackbone,
         controls: Sequence[nn.Module],  # diffusers ControlNetModel
         scales: Sequence[float] | None = None,  # of the residuals, one per control network; None: 1
-        told: ControlledRows = "both",  # rows of a guided batch with control; "guess": diffusers' guess mode
+        controlled_rows: ControlledRows = "both",  # rows of a guided batch with control; "guess": diffusers' guess mode
     ) -> None:
         self.backbone = backbone
         self.controls: tuple[Any, ...] = tuple(controls)
         self.scales = tuple(scales) if scales is not None else (1.0,) * len(self.controls)
-        self.told = told
+        self.controlled_rows = controlled_rows
         self._compiled = backbone.is_compiled
         self._networks: list[Any] = [torch.compile(c, dynamic=False) if self._compiled else c for c in controls]
         if not self.controls or len(self.scales) != len(self.controls):
@@ -57,7 +57,7 @@ class ControlledDenoiser:
     def __deepcopy__(self, memo: dict[int, Any]) -> ControlledDenoiser:
         """Shares the backbone; the copied control networks are those of the module being copied around it."""
         controls = [copy.deepcopy(control, memo) for control in self.controls]
-        return ControlledDenoiser(self.backbone, controls, self.scales, self.told)
+        return ControlledDenoiser(self.backbone, controls, self.scales, self.controlled_rows)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -95,12 +95,12 @@ class ControlledDenoiser:
         self, x_t: Tensor, time: Tensor, condition: Condition, embeddings: Sequence[Tensor], guided: bool
     ) -> Residuals:
         """The sum over all control networks of `network_inputs`; zeros for rows that are not controlled."""
-        skipped = len(x_t) // 2 if guided and self.told != "both" else 0  # unconditional rows come first
+        skipped = len(x_t) // 2 if guided and self.controlled_rows != "both" else 0  # unconditional rows come first
         rows = torch.arange(skipped, len(x_t), device=x_t.device)
         if self._compiled:
             rows = rows[filled_up(len(rows), rows.device)]
-        x, times, told, outputs = x_t[rows], time[rows], condition[rows], []
-        added = UNetDenoiser(self.backbone.unet).added(x, told, self.backbone.latent_stride)
+        x, times, text, outputs = x_t[rows], time[rows], condition[rows], []
+        added = UNetDenoiser(self.backbone.unet).added(x, text, self.backbone.latent_stride)
         for number, (control, embedding) in enumerate(zip(self._networks, embeddings, strict=True)):
             dtype = self.controls[number].dtype
             with _given_embedding(self.controls[number]):
@@ -108,11 +108,11 @@ class ControlledDenoiser:
                     control(
                         x.to(dtype),
                         times,
-                        told.hidden.to(dtype),
+                        text.hidden.to(dtype),
                         embedding[(rows - skipped) % len(embedding)].to(dtype),
                         self.scales[number],
                         added_cond_kwargs=added,
-                        guess_mode=self.told == "guess",
+                        guess_mode=self.controlled_rows == "guess",
                         return_dict=False,
                     )
                 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones.conditioning.condition import Condition
-from perception.backbones.devices import sent
+from perception.backbones.devices import to_device
 from perception.generation.control import ControlledDenoiser
 from perception.generation.options import GenerationOptions
 from perception.generation.solvers import Solver
@@ -29,7 +29,7 @@ class HeldRegion:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What the denoiser is told about a batch of B images."""
+    """Condition and control images of a batch of B images."""
 
     condition: Condition  # [2B]: negative prompts, then prompts
     images: Sequence[Tensor]  # control images [B, C, 8h, 8w], one tensor per control network
@@ -56,7 +56,7 @@ class LatentFusion:
     def __call__(
         self,
         noise: Tensor,  # [B, C, h, w] standard normal, or noised latents where steps are skipped
-        told: Guidance,
+        guidance: Guidance,
         held: HeldRegion | None = None,
         skipped: int = 0,  # first steps left out
         on_step: StepCallback | None = None,
@@ -69,9 +69,11 @@ class LatentFusion:
         solver = Solver(options.solver, self.denoiser.backbone.noise_path, options.steps, skipped)
         latents = noise.to(self.denoiser.backbone.device).float()
         free = torch.ones_like(noise[:, 0], dtype=torch.bool) if held is None else held.mask[:, 0] != 1
-        covering = WindowSchedule(self.denoiser, options, told.images, free.cpu(), base=held is None, rows=self.rows)
+        windows = WindowSchedule(
+            self.denoiser, options, guidance.images, free.cpu(), base=held is None, rows=self.rows
+        )
         for index, timestep in enumerate(solver.timesteps):
-            eps, count = self._average(latents, timestep, told, covering.at(index), options.guided(index + skipped))
+            eps, count = self._average(latents, timestep, guidance, windows.at(index), options.guided(index + skipped))
             fused = solver.step(eps, index, latents)
             if options.border == "drop":  # the reference's value / count is 0 where no window is
                 fused = fused * (count > 0)
@@ -83,13 +85,13 @@ class LatentFusion:
         return latents
 
     def _average(
-        self, latents: Tensor, timestep: int, told: Guidance, items: Sequence[ImageWindow], guided: bool
+        self, latents: Tensor, timestep: int, guidance: Guidance, items: Sequence[ImageWindow], guided: bool
     ) -> tuple[Tensor, Tensor]:
         """Mean predicted noise over the windows of every cell [B, C, h, w], and their number [B, 1, h, w]."""
         total = torch.zeros_like(latents)
         count = torch.zeros_like(latents[:, :1])
         for chunk in chunks(items, max(1, self.rows // (2 if guided else 1))):
-            eps = self._predict(latents, timestep, told, chunk, guided)
+            eps = self._predict(latents, timestep, guidance, chunk, guided)
             for item, prediction in zip(chunk, eps, strict=True):
                 cells = item.tile.own.cells
                 total[item.image][(..., *cells)] += prediction[(..., *item.tile.inner)]
@@ -97,15 +99,15 @@ class LatentFusion:
         return total / count.clamp(min=1), count
 
     def _predict(
-        self, latents: Tensor, timestep: int, told: Guidance, items: Sequence[ImageWindow], guided: bool
+        self, latents: Tensor, timestep: int, guidance: Guidance, items: Sequence[ImageWindow], guided: bool
     ) -> Tensor:
         """Guided noise prediction of some windows, [n, C, window, window]."""
         x_t = torch.stack([latents[item.image][(..., *item.tile.window.cells)] for item in items])
         embeddings = [torch.stack(parts) for parts in zip(*(item.embeddings for item in items), strict=True)]
         rows = [len(latents) + item.image for item in items]
         if not guided:
-            return self.denoiser(x_t, timestep, told.condition[rows], embeddings).eps
-        both = told.condition[[item.image for item in items] + rows]
+            return self.denoiser(x_t, timestep, guidance.condition[rows], embeddings).eps
+        both = guidance.condition[[item.image for item in items] + rows]
         plain, prompted = self.denoiser(torch.cat([x_t, x_t]), timestep, both, embeddings, guided=True).eps.chunk(2)
         return plain + self.options.guidance_scale * (prompted - plain)  # Ho & Salimans 2022, eq. 6
 
@@ -122,6 +124,6 @@ class LatentFusion:
         drawn = torch.stack([torch.randn(shape, generator=generator) for generator in held.generators])
         noised = held.latents.to(latents.device)
         if level is not None:
-            noised = self.denoiser.backbone.noise(noised, level, sent(drawn, latents.device))
+            noised = self.denoiser.backbone.noise(noised, level, to_device(drawn, latents.device))
         mask = held.mask.to(latents.device)
         return noised * mask + latents * (1 - mask)

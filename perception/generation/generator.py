@@ -143,10 +143,10 @@ class SceneGenerator:
         if skipped:
             start = Solver(options.solver, self.backbone.noise_path, options.steps, skipped).timesteps[0]
             noise = self.backbone.noise(latents, start, noise)
-        told = Guidance(condition, control_images(scenes, len(self.vocabulary), options.rescale))
+        guidance = Guidance(condition, control_images(scenes, len(self.vocabulary), options.rescale))
         masks = np.stack([scene.held for scene in scenes])[:, None]  # [B, 1, H, W]
         held = HeldRegion(latents, mask_on_latents(masks, (latents.shape[-2], latents.shape[-1])), generators)
-        return self.fusion(noise, told, held, skipped)
+        return self.fusion(noise, guidance, held, skipped)
 
     def with_detail(self, image: Image.Image, scene: Scene) -> Image.Image:
         """The scene's photo in the light of a generated image; the image itself where the scene has no photo."""
@@ -164,7 +164,7 @@ class SceneGenerator:
         return self._decoded(latents)[0]
 
     def record(self, scene: Scene) -> dict[str, Any]:
-        """Provenance of one sample: what it was told, from which streams, by which models and options."""
+        """Provenance of one sample: prompt, random streams, by which models and options."""
         return {
             "sample_id": scene.sample_id,
             "seed": scene.seed,

@@ -23,7 +23,7 @@ def reference_fusion(
     denoiser: ControlledDenoiser,
     options: GenerationOptions,  # solver "ddim", layout "overlap", told "both"
     noise: Tensor,  # [B, C, h, w]
-    told: Guidance,
+    guidance: Guidance,
     held: HeldRegion | None = None,
 ) -> Tensor:
     """Clean latents [B, C, h, w] as the published sampler computes them (DGInStyle, section 3.3)."""
@@ -36,7 +36,7 @@ def reference_fusion(
         for tile in tiles:
             cells = (..., *tile.window.cells)
             for image in range(len(latents)):
-                eps = reference_prediction(denoiser, options, latents, timestep, told, image, tile)
+                eps = reference_prediction(denoiser, options, latents, timestep, guidance, image, tile)
                 value[image : image + 1][cells] += solver.step(eps, index, latents[image : image + 1][cells])
                 count[image : image + 1][cells] += 1
         latents = torch.where(count > 0, value / count, value)
@@ -50,16 +50,16 @@ def reference_prediction(
     options: GenerationOptions,
     latents: Tensor,
     timestep: int,
-    told: Guidance,
+    guidance: Guidance,
     image: int,
     tile: Tile,
 ) -> Tensor:
     """Guided noise of one window, [1, C, window, window]; control image embedded anew."""
     backbone: Any = denoiser.backbone
-    rows = told.condition[[image, len(latents) + image]]
+    rows = guidance.condition[[image, len(latents) + image]]
     x_t = latents[image : image + 1][(..., *tile.window.cells)].repeat(2, 1, 1, 1).to(backbone.dtype)
     pixels = tile.window.scaled(backbone.latent_stride).cells
-    cuts = [part[image : image + 1][(..., *pixels)].repeat(2, 1, 1, 1).to(x_t) for part in told.images]
+    cuts = [part[image : image + 1][(..., *pixels)].repeat(2, 1, 1, 1).to(x_t) for part in guidance.images]
     down, mid = _residuals(denoiser, x_t, timestep, rows, cuts)
     raw = backbone.unet(
         x_t, timestep, rows.hidden, down_block_additional_residuals=down, mid_block_additional_residual=mid

@@ -74,11 +74,11 @@ def plan_samples(
     samples: list[Sample] = []
     stems: dict[str, str] = {}
     counts = [per_label if isinstance(per_label, int) else per_label[source] for source in labels]
-    for (source, label), told in zip(labels.items(), dealt_domains(domains, counts, seed), strict=True):
+    for (source, label), drawn in zip(labels.items(), dealt_domains(domains, counts, seed), strict=True):
         stem = sample_stem(source)
         if (other := stems.setdefault(stem, source)) != source:
             raise UserError(f"the label maps {other} and {source} would give samples of one name; rename one of them")
-        for repetition, domain in enumerate(told):
+        for repetition, domain in enumerate(drawn):
             name = f"{fitting(stem, _ENDS)}_{repetition}"
             samples.append(Sample(name, files[source], source, repetition, label, domain))
     return samples

@@ -118,7 +118,7 @@ class ControlTraining(nn.Module):
     def predict(
         self, latents: Tensor, t: Tensor, noise: Tensor, condition: Condition, images: Sequence[Tensor]
     ) -> Tensor:
-        """The raw prediction [B, C, h, w] at x_t, told the control images [B, K, 8h, 8w]."""
+        """The raw prediction [B, C, h, w] at x_t, given the control images [B, K, 8h, 8w]."""
         x_t = self._shared.backbone.noise(latents, t, noise)
         return self._denoiser(x_t, t, condition.expand(len(x_t)), self._denoiser.embed(images)).raw
 

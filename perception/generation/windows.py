@@ -1,6 +1,6 @@
 """Windows: how a large latent is covered by views of the size the denoiser was trained at, step by step.
 
-All lengths are latent cells. A covering says which windows of which images are computed at a sampling step, with the
+All lengths are latent cells. A schedule says which windows of which images are computed at a step, with the
 embeddings of their control images.
 """
 

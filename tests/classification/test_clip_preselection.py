@@ -64,7 +64,7 @@ def test_rankings_do_not_depend_on_batch_or_global_generator(clip_folder, images
 
 
 def test_classes_with_equal_prompts_tie_in_their_order(clip_folder, images):
-    twice = CLASSES.told([*CLASSES.prompts[:4], CLASSES.prompts[0], *CLASSES.prompts[5:]])
+    twice = CLASSES.with_prompts([*CLASSES.prompts[:4], CLASSES.prompts[0], *CLASSES.prompts[5:]])
     for ranking in _ranked(ClipPreselection(clip_folder, twice), images):
         first = ranking.classes.index(0)
         assert ranking.classes[first + 1] == 4

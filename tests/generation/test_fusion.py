@@ -83,7 +83,7 @@ def test_batching_changes_nothing(
 ) -> None:
     """Rows per call, and an image alone or with another."""
     options = small(**changes)
-    controlled = ControlledDenoiser(denoiser.backbone, denoiser.controls, told=options.told)
+    controlled = ControlledDenoiser(denoiser.backbone, denoiser.controls, controlled_rows=options.told)
     many = LatentFusion(controlled, options, rows=64)(_noise(stream), told, _held(stream))
     assert torch.isfinite(many).all()
     few = LatentFusion(controlled, options, rows=2)(_noise(stream), told, _held(stream))
@@ -169,10 +169,10 @@ def test_compiled_networks_give_the_same_and_see_few_batch_sizes(
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
     backbone, options = load_backbone(tiny_sd, device="cpu"), small(told="conditional")
-    plain = LatentFusion(ControlledDenoiser(backbone, [control], told="conditional"), options, rows=6)
+    plain = LatentFusion(ControlledDenoiser(backbone, [control], controlled_rows="conditional"), options, rows=6)
     slow = plain(_noise(stream), told, _held(stream))
     backbone.compile_denoiser()
-    compiled = LatentFusion(ControlledDenoiser(backbone, [control], told="conditional"), options, rows=6)
+    compiled = LatentFusion(ControlledDenoiser(backbone, [control], controlled_rows="conditional"), options, rows=6)
     fast = compiled(_noise(stream), told, _held(stream))
     torch.testing.assert_close(fast, slow, rtol=0, atol=2e-4)
     found = len(graphs)

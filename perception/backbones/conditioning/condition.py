@@ -1,4 +1,4 @@
-"""What the denoiser is told: conditions, one row per prompt, each distinct prompt encoded once."""
+"""Conditions of a denoiser: one row per prompt, each distinct prompt encoded once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.backbones.devices import sent
+from perception.backbones.devices import to_device
 from perception.errors import UserError
 
 _CHUNK = 64  # prompts per call of the text encoder
@@ -24,7 +24,7 @@ _Key = tuple[str, int, bool, str]  # prompt, tokens, whether it may be cut, dtyp
 class Condition:
     """A batch of conditions, one row per prompt; `with_hidden` replaces the tokens."""
 
-    hidden: Tensor  # [N, L, D] text tokens; D = 0 where the denoiser is told a class
+    hidden: Tensor  # [N, L, D] text tokens; D = 0 where the denoiser takes a class
     pooled: Tensor | None = None  # [N, P] pooled text (SDXL, SD3, Flux)
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # further row-aligned conditions: SDXL's time_ids,
     # the bool mask [N, L] of the tokens that are there (PixArt), the int64 class_labels [N] (DiT), control residuals
@@ -35,7 +35,7 @@ class Condition:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Condition:
         """Rows by number, slice, list or LongTensor; always keeps the row dimension."""
         rows = self._numbers(index)
-        return self._map(lambda x: x[sent(rows, x.device)])
+        return self._map(lambda x: x[to_device(rows, x.device)])
 
     def _numbers(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
         """Rows by their number, int64; it takes as long as there are rows in `index`."""

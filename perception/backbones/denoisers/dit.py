@@ -26,8 +26,8 @@ class DiTDenoiser(TransformerDenoiser):
     def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
         """A latent of the size of the training."""
         side, numbers = self.config["sample_size"], self.zeros(1, dtype=torch.long)
-        told = Condition(self.zeros(1, tokens, 0), extra={"class_labels": numbers})
-        return self.zeros(1, self.latent_channels, side, side), numbers, told
+        condition = Condition(self.zeros(1, tokens, 0), extra={"class_labels": numbers})
+        return self.zeros(1, self.latent_channels, side, side), numbers, condition
 
     def check_size(self, height: int, width: int) -> None:
         """Squares that the patches divide: the transformer rebuilds its output as a square."""

@@ -13,7 +13,7 @@ from perception.backbones.spec import TapKind
 from perception.errors import UserError
 
 FLUX_SIZE = (128, 128)  # cells of its training, 1024 x 1024 pixels: no config tells
-GUIDANCE = 1.0  # told to guidance-distilled Flux: the plain conditional velocity, the target of its training
+GUIDANCE = 1.0  # guidance input of guidance-distilled Flux: the plain conditional velocity, the target of its training
 
 
 class SD3Denoiser(TransformerDenoiser):
@@ -36,8 +36,10 @@ class SD3Denoiser(TransformerDenoiser):
     def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
         """A latent of the size of the training, as far as the position table reaches."""
         side = min(self.config["sample_size"], self.config["pos_embed_max_size"] * self.patch)
-        told = Condition(self.zeros(1, tokens, self.text_width), self.zeros(1, self.config["pooled_projection_dim"]))
-        return self.zeros(1, self.latent_channels, side, side), self.zeros(1), told
+        condition = Condition(
+            self.zeros(1, tokens, self.text_width), self.zeros(1, self.config["pooled_projection_dim"])
+        )
+        return self.zeros(1, self.latent_channels, side, side), self.zeros(1), condition
 
     def check_size(self, height: int, width: int) -> None:
         """Sides that the patches divide and the position table covers."""
@@ -81,8 +83,10 @@ class FluxDenoiser(TransformerDenoiser):
 
     def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
         """A latent of 8 x 8 tokens."""
-        told = Condition(self.zeros(1, tokens, self.text_width), self.zeros(1, self.config["pooled_projection_dim"]))
-        return self.zeros(1, self.latent_channels, 8 * self.patch, 8 * self.patch), self.zeros(1), told
+        condition = Condition(
+            self.zeros(1, tokens, self.text_width), self.zeros(1, self.config["pooled_projection_dim"])
+        )
+        return self.zeros(1, self.latent_channels, 8 * self.patch, 8 * self.patch), self.zeros(1), condition
 
     def tap_modules(self) -> Mapping[str, tuple[nn.Module, TapKind]]:
         """The double-stream blocks, then the single-stream ones."""

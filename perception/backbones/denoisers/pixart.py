@@ -36,8 +36,8 @@ class PixArtDenoiser(TransformerDenoiser):
     def probe(self, tokens: int) -> tuple[Tensor, Tensor, Condition]:
         """A latent of the size of the training."""
         side = self.config["sample_size"]
-        time, told = self.zeros(1, dtype=torch.long), Condition(self.zeros(1, tokens, self.text_width))
-        return self.zeros(1, self.latent_channels, side, side), time, told
+        time, condition = self.zeros(1, dtype=torch.long), Condition(self.zeros(1, tokens, self.text_width))
+        return self.zeros(1, self.latent_channels, side, side), time, condition
 
     def attentions_of(self, block: Any) -> dict[str, tuple[nn.Module, TapKind]]:
         """Self-attention, then cross-attention."""

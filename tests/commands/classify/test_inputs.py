@@ -231,5 +231,5 @@ def test_class_conditional_models_are_told_every_number_of_a_class(tmp_path, mon
     classify.add_arguments(parser)
     comparison = read_comparison(parser.parse_args(["--dataset", "objectnet", "--root", str(tmp_path)]))
     assert comparison.class_prompts == (("409", "530"), ("703",))
-    told = comparison.prompts.told(comparison.class_prompts)
+    told = comparison.prompts.with_prompts(comparison.class_prompts)
     assert (told.prompts, told.classes, told.names) == (("409", "530", "703"), (0, 0, 1), ("alarm clock", "bench"))
