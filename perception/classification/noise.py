@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from perception.backbones.spec import sample_noise
-from perception.classification.stopping.schedules import Sample
+from perception.classification.stopping.schedules import TimestepNoise
 from perception.data.inputs import UNREADABLE
 from perception.errors import UserError
 
@@ -18,7 +18,7 @@ from perception.errors import UserError
 class NoiseSource(Protocol):
     """The noise of one sample of one image."""
 
-    def __call__(self, image_id: str, sample: Sample, shape: tuple[int, ...]) -> Tensor:
+    def __call__(self, image_id: str, sample: TimestepNoise, shape: tuple[int, ...]) -> Tensor:
         """Return standard normal noise of the given latent shape, float32, on the CPU."""
 
 
@@ -28,7 +28,7 @@ class SeededNoise:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(self, image_id: str, sample: Sample, shape: tuple[int, ...]) -> Tensor:
+    def __call__(self, image_id: str, sample: TimestepNoise, shape: tuple[int, ...]) -> Tensor:
         """Trial 0 is the noise `FeatureSpec(noise="per_image")` uses for the same image."""
         name = f"{image_id}#{sample.trial}" if sample.trial else image_id
         return sample_noise(self.seed, name, sample.timestep, shape)
@@ -45,7 +45,7 @@ class SharedNoise:
             )
         self.noise = noise.float()
 
-    def __call__(self, image_id: str, sample: Sample, shape: tuple[int, ...]) -> Tensor:
+    def __call__(self, image_id: str, sample: TimestepNoise, shape: tuple[int, ...]) -> Tensor:
         """Raises UserError when the tensor has too few rows or other latent sizes."""
         self.check(sample.index + 1, shape)
         return self.noise[sample.index]

@@ -69,9 +69,7 @@ class LatentFusion:
         solver = Solver(options.solver, self.denoiser.backbone.noise_path, options.steps, skipped)
         latents = noise.to(self.denoiser.backbone.device).float()
         free = torch.ones_like(noise[:, 0], dtype=torch.bool) if held is None else held.mask[:, 0] != 1
-        windows = WindowSchedule(
-            self.denoiser, options, guidance.images, free.cpu(), base=held is None, rows=self.rows
-        )
+        windows = WindowSchedule(self.denoiser, options, guidance.images, free.cpu(), base=held is None, rows=self.rows)
         for index, timestep in enumerate(solver.timesteps):
             eps, count = self._average(latents, timestep, guidance, windows.at(index), options.guided(index + skipped))
             fused = solver.step(eps, index, latents)

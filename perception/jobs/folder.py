@@ -45,7 +45,7 @@ def claim(out: Path, rank: int, world: int = 1) -> FileLock:
     return lock
 
 
-def claim_free(out: Path) -> tuple[int, FileLock]:
+def claim_next_rank(out: Path) -> tuple[int, FileLock]:
     """Lock the first rank above 0 that no process holds and that has no part of the manifest yet, and start the part.
 
     So a worker that takes the place of a dead one never appends to the line which that one was writing, and ranks
@@ -93,7 +93,7 @@ def _in_use(out: Path) -> UserError:
     return UserError(f"Another process is writing to {out}; wait for it, or choose another --out.")
 
 
-def settle(out: Path, items: Sequence[Item]) -> None:
+def recover(out: Path, items: Sequence[Item]) -> None:
     """Clean up after a killed run: remove orphaned temporary files, merge the parts that it left."""
     for path in orphaned_temps(out):
         path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ _MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedItem:
     """An item on its way: skipped, failed (`reason`), or with a sample for the predictor."""
 
     item: Item
@@ -33,28 +33,30 @@ class Prepared:
     unchecked: bool = False  # failed before it was known whether an earlier result still holds
 
 
-def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | None], bool]) -> Prepared:
+def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | None], bool]) -> PreparedItem:
     """Hash the item, skip it when that content is finished, else prepare it. Bad input becomes a reason."""
     digest, unchecked = None, True
     try:
         digest = file_hash(item.path, MOST_BYTES) if item.path is not None else None
         if finished(item, digest):
-            return Prepared(item, digest, skip=True)
+            return PreparedItem(item, digest, skip=True)
         unchecked = False
-        return Prepared(item, digest, sample=predictor.prepare(item))
+        return PreparedItem(item, digest, sample=predictor.prepare(item))
     except UserError as error:
         reason = str(error)
     except MemoryError:
         reason = TOO_LARGE
     except OSError as error:
         reason = f"{error.filename or item.path} cannot be read ({error.strerror}); check the file."
-    return Prepared(item, digest, reason=reason, unchecked=unchecked)
+    return PreparedItem(item, digest, reason=reason, unchecked=unchecked)
 
 
-def prefetch(items: Iterable[Item], load: Callable[[Item], Prepared], workers: int, ahead: int) -> Iterator[Prepared]:
+def prefetch(
+    items: Iterable[Item], load: Callable[[Item], PreparedItem], workers: int, ahead: int
+) -> Iterator[PreparedItem]:
     """Load items in threads and yield them in order, with at most `ahead` of them in memory."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    pending: deque[tuple[Item, Future[Prepared]]] = deque()
+    pending: deque[tuple[Item, Future[PreparedItem]]] = deque()
     try:
         for item in items:
             pending.append((item, pool.submit(load, item)))
@@ -66,7 +68,7 @@ def prefetch(items: Iterable[Item], load: Callable[[Item], Prepared], workers: i
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _awaited(item: Item, future: Future[Prepared]) -> Prepared:
+def _awaited(item: Item, future: Future[PreparedItem]) -> PreparedItem:
     """The item, once it is loaded; one line on stderr where that takes longer than a file should."""
     wait([future], WAIT_SECONDS)
     if not future.done():

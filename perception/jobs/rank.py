@@ -35,7 +35,7 @@ from perception.jobs.manifest import (
 from perception.jobs.prepare import (
     TOO_LARGE,
     MicroBatcher,
-    Prepared,
+    PreparedItem,
     is_out_of_memory,
     prefetch,
     prepare,
@@ -77,7 +77,7 @@ def lots_of(items: Sequence[Item], lot: int, rank: int, world: int) -> list[Item
     return [item for first in firsts for item in items[first : first + lot]]
 
 
-class Share:
+class RankRunner:
     """The work of one rank: prepares, predicts, and commits to the rank's part of the manifest."""
 
     def __init__(self, predictor: Predictor, options: JobOptions, rank: int) -> None:
@@ -107,24 +107,24 @@ class Share:
             self.commit()
         return self._counts
 
-    def _batches(self, entries: Iterator[Prepared]) -> None:
+    def _batches(self, entries: Iterator[PreparedItem]) -> None:
         """A batch is cut by place, whether or not its items have a result: after a kill the rest makes the same calls,
         to the last digit, as if nothing had happened.
         """
         while self._batch(list(islice(entries, self._options.batch_size))):
             self._commit_in_time()
 
-    def _batch(self, entries: Sequence[Prepared]) -> bool:
+    def _batch(self, entries: Sequence[PreparedItem]) -> bool:
         """Whether there were any."""
         todo = [entry for entry in entries if self._is_open(entry)]
         for entry, outcome in zip(todo, self._micro_batches([entry.sample for entry in todo]), strict=True):
             self._finish(entry, outcome)
         return bool(entries)
 
-    def _stream(self, entries: Iterator[Prepared]) -> None:
+    def _stream(self, entries: Iterator[PreparedItem]) -> None:
         """An item is committed in time when it is ready. Out of memory: open items start again, fewer together."""
-        source: Iterator[tuple[int, Prepared]] = (each for each in enumerate(entries) if self._is_open(each[1]))
-        started: dict[int, Prepared] = {}
+        source: Iterator[tuple[int, PreparedItem]] = (each for each in enumerate(entries) if self._is_open(each[1]))
+        started: dict[int, PreparedItem] = {}
         while not self._drained(source, started):
             release_memory()
             if self._together == 1:
@@ -132,7 +132,7 @@ class Share:
             self._together = max(self._together // 2, 1)
             source, started = chain(list(started.items()), source), {}
 
-    def _drained(self, source: Iterator[tuple[int, Prepared]], started: dict[int, Prepared]) -> bool:
+    def _drained(self, source: Iterator[tuple[int, PreparedItem]], started: dict[int, PreparedItem]) -> bool:
         """Run the stream to its end; False when memory ran out, with what is `started` and has no outcome."""
 
         def samples() -> Iterator[tuple[int, Any]]:
@@ -165,7 +165,7 @@ class Share:
         if due and not hasattr(self._predictor, "flush"):
             self.commit()
 
-    def _is_open(self, entry: Prepared) -> bool:
+    def _is_open(self, entry: PreparedItem) -> bool:
         """Whether the item needs the predictor; else it is counted."""
         if entry.skip:
             self._counts.skipped += 1
@@ -174,7 +174,7 @@ class Share:
             self._fail(entry, entry.reason)
         return not entry.skip and entry.reason is None
 
-    def _finish(self, entry: Prepared, outcome: Outcome | None) -> None:
+    def _finish(self, entry: PreparedItem, outcome: Outcome | None) -> None:
         """Write the files of an item and its line; None: it does not fit into memory."""
         if outcome is None:
             return self._fail(entry, TOO_LARGE)
@@ -194,14 +194,14 @@ class Share:
         self._counts.done += 1
         self._advance(1, 0)
 
-    def _fail(self, entry: Prepared, reason: str) -> None:
+    def _fail(self, entry: PreparedItem, reason: str) -> None:
         earlier = self._previous.get(entry.item.id) if entry.unchecked else None
         if earlier is None or not self._stands(earlier):  # else that result stays: the fault may pass
             self._lines.append(encode_line(self._line(entry, FAILED, []) | {"reason": reason}))
         self._counts.add(Counts(failed=1, reasons=[f"{entry.item.id}: {reason}"]))
         self._advance(1, 0)
 
-    def _line(self, entry: Prepared, status: str, output: list[str]) -> dict[str, Any]:
+    def _line(self, entry: PreparedItem, status: str, output: list[str]) -> dict[str, Any]:
         return {
             "id": entry.item.id,
             "status": status,
@@ -222,7 +222,7 @@ class Share:
             return False
         return getattr(self._predictor, "is_own", _always)(record)
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> RankRunner:
         return self
 
     def __exit__(

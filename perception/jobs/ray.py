@@ -20,10 +20,10 @@ from typing import Any
 from perception.allocator import keep_freed_memory
 from perception.errors import UserError
 from perception.jobs.contract import JobOptions, Predictor, RayOptions
-from perception.jobs.folder import check_job, claim_free
+from perception.jobs.folder import check_job, claim_next_rank
 from perception.jobs.items import Item
 from perception.jobs.progress import progress_bar
-from perception.jobs.rank import Counts, Share, lot_size
+from perception.jobs.rank import Counts, RankRunner, lot_size
 
 LIVES = 3  # deaths per worker before the job ends; Ray starts dead workers anew and gives out their lots again
 _OBJECT_STORE = 512 << 20  # bytes of a local cluster; it holds the items and no results
@@ -43,7 +43,7 @@ class Pool:
     gpus: float
 
 
-class Worker:
+class RayWorker:
     """A class for `map_batches`: one predictor per process, built once; lots of items in, pickled counts out.
 
     A UserError comes back in place of the counts; any other error is raised.
@@ -51,12 +51,12 @@ class Worker:
 
     def __init__(self, job: Any, folder: str, most: int) -> None:
         keep_freed_memory()
-        self._share: Share | None = None
+        self._share: RankRunner | None = None
         self._problem: Exception | None = None
         try:
             _enter(folder)
             self._items, build, self._options = _ray().get(job)
-            self._rank, self._lock = claim_free(self._options.out)
+            self._rank, self._lock = claim_next_rank(self._options.out)
             if self._rank > most:
                 raise UserError(_DEATHS)
             self._predictor: Predictor = build()
@@ -79,10 +79,10 @@ class Worker:
         except UserError as error:
             return error
 
-    def _open(self) -> Share:
+    def _open(self) -> RankRunner:
         predictor, options = self._predictor, self._options
         check_job(options.out, predictor)
-        return Share(predictor, options, self._rank)
+        return RankRunner(predictor, options, self._rank)
 
 
 def run_on_ray(items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions) -> Counts:
@@ -109,7 +109,7 @@ def _reports(
     lots = [{"first": first, "last": min(first + lot, len(items))} for first in range(0, len(items), lot)]
     workers = min(pool.workers, len(lots))
     data = ray.data.from_items(lots, override_num_blocks=len(lots)).map_batches(
-        Worker,
+        RayWorker,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
         fn_constructor_args=(ray.put((items, build, options)), os.getcwd(), workers * (1 + LIVES)),

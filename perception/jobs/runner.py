@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from perception.errors import UserError
 from perception.jobs.contract import JobOptions, JobSummary, Predictor
 from perception.jobs.finished import Request, is_finished, note_finished
-from perception.jobs.folder import check_job, claim, settle
+from perception.jobs.folder import check_job, claim, recover
 from perception.jobs.items import Item
 from perception.jobs.manifest import manifest_path, merge_parts
 from perception.jobs.progress import progress_bar
-from perception.jobs.rank import Counts, Share, lot_size, lots_of
+from perception.jobs.rank import Counts, RankRunner, lot_size, lots_of
 
 _PATIENCE = timedelta(days=7)  # a rank may wait this long for the slowest one
 
@@ -171,19 +171,19 @@ def _run(items: Sequence[Item], build: Callable[[], Predictor], options: JobOpti
     if options.engine == "ray":
         from perception.jobs.ray import run_on_ray
 
-        settle(options.out, items)
+        recover(options.out, items)
         counts = run_on_ray(items, build, options)
         merge_parts(options.out, items)
         return counts
     predictor = build()
     if group.rank == 0:
         check_job(options.out, predictor)
-        settle(options.out, items)
+        recover(options.out, items)
     group.gather(None)
     check_job(options.out, predictor)
     lot = lot_size(len(items), options.batch_size)
     own = lots_of(items, lot, group.rank, group.world)
-    share = Share(predictor, options, group.rank)
+    share = RankRunner(predictor, options, group.rank)
     show = options.progress and group.rank == 0
     with share, progress_bar(len(own), show, getattr(predictor, "spent", None)) as advance:
         done = share.work(own, lot, advance)

@@ -13,7 +13,7 @@ from perception.classification.noise import SeededNoise
 from perception.classification.prompts import PromptSet, class_prompts
 from perception.classification.race import NOT_FINITE
 from perception.classification.stopping.racing import Racing
-from perception.classification.stopping.schedules import Decision, Exhaustive, FixedSchedule, Sample
+from perception.classification.stopping.schedules import Decision, Exhaustive, FixedSchedule, TimestepNoise
 from perception.errors import UserError
 
 CLASSES = class_prompts(["cat", "dog", "red car"])
@@ -100,7 +100,7 @@ class _DropFarBehind:
     name = "gap"
 
     def blocks(self, num_train_timesteps):
-        return tuple((Sample(t, 0, i),) for i, t in enumerate((500, 250, 750, 125, 625)))
+        return tuple((TimestepNoise(t, 0, i),) for i, t in enumerate((500, 250, 750, 125, 625)))
 
     def most_rows(self, costs):
         return (sum(costs),) * 5

@@ -10,20 +10,20 @@ from damage import damaged
 from safetensors.torch import save_file
 
 from perception.classification.noise import SeededNoise, SharedNoise, read_noise
-from perception.classification.stopping.schedules import Sample
+from perception.classification.stopping.schedules import TimestepNoise
 from perception.errors import UserError
 
 SHAPE = (4, 8, 8)
 
 
 def test_seeded_noise_depends_on_seed_image_timestep_and_trial_only():
-    base = SeededNoise(1)("a", Sample(10, 0, 5), SHAPE)
-    assert torch.equal(base, SeededNoise(1)("a", Sample(10, 0, 99), SHAPE))
+    base = SeededNoise(1)("a", TimestepNoise(10, 0, 5), SHAPE)
+    assert torch.equal(base, SeededNoise(1)("a", TimestepNoise(10, 0, 99), SHAPE))
     others = [
-        SeededNoise(2)("a", Sample(10), SHAPE),
-        SeededNoise(1)("b", Sample(10), SHAPE),
-        SeededNoise(1)("a", Sample(11), SHAPE),
-        SeededNoise(1)("a", Sample(10, 1), SHAPE),
+        SeededNoise(2)("a", TimestepNoise(10), SHAPE),
+        SeededNoise(1)("b", TimestepNoise(10), SHAPE),
+        SeededNoise(1)("a", TimestepNoise(11), SHAPE),
+        SeededNoise(1)("a", TimestepNoise(10, 1), SHAPE),
     ]
     assert not any(torch.equal(base, other) for other in others)
 
@@ -35,7 +35,7 @@ def test_noise_files_of_every_kind_are_read_by_index(tmp_path):
     save_file({"noise": noise}, tmp_path / "n.safetensors")
     for name in ("n.npy", "n.pt", "n.safetensors"):
         source = read_noise(tmp_path / name)
-        assert torch.equal(source("any", Sample(500, 0, 2), SHAPE), noise[2])
+        assert torch.equal(source("any", TimestepNoise(500, 0, 2), SHAPE), noise[2])
 
 
 @pytest.mark.parametrize(

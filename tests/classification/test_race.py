@@ -9,7 +9,7 @@ from perception.classification.prompts import class_prompts
 from perception.classification.race import ErrorRequest, race_ranking, race_together
 from perception.classification.scoring import DenoisingErrors
 from perception.classification.stopping.racing import Racing
-from perception.classification.stopping.schedules import Sample
+from perception.classification.stopping.schedules import TimestepNoise
 
 PROMPTS = ["a cat.", "a dog.", "a car.", ""]
 
@@ -19,7 +19,7 @@ def asking(name, shapes):
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     latent, errors = torch.randn(4, 8, 8, generator=generator), []
     for n, k in shapes:
-        block = tuple(Sample(t) for t in torch.randint(0, 1000, (n,), generator=generator).tolist())
+        block = tuple(TimestepNoise(t) for t in torch.randint(0, 1000, (n,), generator=generator).tolist())
         errors.append((yield ErrorRequest(latent, name, block, torch.randperm(4, generator=generator)[:k])))
     return errors
 

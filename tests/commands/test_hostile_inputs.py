@@ -173,7 +173,7 @@ def test_a_job_says_which_file_it_waits_for(photos, tmp_path, monkeypatch, capsy
     def load(item):
         if item.id != "good.png":
             signal.sigtimedwait([], 0.2)
-        return prepare.Prepared(item, None)
+        return prepare.PreparedItem(item, None)
 
     assert [entry.item for entry in prepare.prefetch(items, load, 1, 4)] == items
     (line,) = capsys.readouterr().err.splitlines()

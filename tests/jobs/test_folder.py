@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from perception.errors import UserError
-from perception.jobs.folder import change, check_fingerprint, claim, claim_free, read_settings
+from perception.jobs.folder import change, check_fingerprint, claim, claim_next_rank, read_settings
 from perception.jobs.manifest import part_path
 
 
@@ -29,20 +29,20 @@ def test_the_next_run_waits_for_workers_of_a_killed_one(tmp_path, monkeypatch):
 
 
 def test_workers_take_ranks_that_nobody_has_or_had(tmp_path):
-    first, lock = claim_free(tmp_path)
-    second, other = claim_free(tmp_path)
+    first, lock = claim_next_rank(tmp_path)
+    second, other = claim_next_rank(tmp_path)
     assert (first, second) == (1, 2) and part_path(tmp_path, 2).read_bytes() == b""
     lock.release()  # as when it dies: its part may end with half a line
-    third, last = claim_free(tmp_path)
+    third, last = claim_next_rank(tmp_path)
     assert third == 3
     other.release()
     last.release()
 
 
 def test_a_rank_that_lives_is_not_taken_again(tmp_path):
-    first, lock = claim_free(tmp_path)
+    first, lock = claim_next_rank(tmp_path)
     part_path(tmp_path, first).unlink()  # merged by somebody else: the lock alone says that it is taken
-    script = "import sys, pathlib, perception.jobs.folder as f; print(f.claim_free(pathlib.Path(sys.argv[1]))[0])"
+    script = "import sys, pathlib, perception.jobs.folder as f; print(f.claim_next_rank(pathlib.Path(sys.argv[1]))[0])"
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 2
     lock.release()

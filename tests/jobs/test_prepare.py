@@ -8,7 +8,7 @@ import torch
 
 from perception.errors import UserError
 from perception.jobs import Item, Outcome
-from perception.jobs.prepare import MicroBatcher, Prepared, is_out_of_memory, prefetch, prepare
+from perception.jobs.prepare import MicroBatcher, PreparedItem, is_out_of_memory, prefetch, prepare
 
 MESSAGES = [
     MemoryError(),
@@ -75,7 +75,7 @@ def test_prefetch_keeps_order_and_never_holds_more_than_it_may():
             held += 1
             most = max(most, held)
         time.sleep(0.001 * (int(item.id) % 3))
-        return Prepared(item, None)
+        return PreparedItem(item, None)
 
     seen = []
     for entry in prefetch((Item(id=str(n)) for n in range(60)), load, workers=4, ahead=7):
@@ -90,8 +90,8 @@ def test_prepare_hashes_skips_and_explains(tmp_path):
     path.write_bytes(b"abc")
     item, predictor = Item(id="a", path=path), Limited(1)
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert prepare(predictor, item, lambda *asked: False) == Prepared(item, digest, sample="a")
-    assert prepare(predictor, item, lambda *asked: asked == (item, digest)) == Prepared(item, digest, skip=True)
+    assert prepare(predictor, item, lambda *asked: False) == PreparedItem(item, digest, sample="a")
+    assert prepare(predictor, item, lambda *asked: asked == (item, digest)) == PreparedItem(item, digest, skip=True)
     gone = prepare(predictor, Item(id="b", path=tmp_path / "none.txt"), lambda *asked: False)
     assert "none.txt cannot be read (No such file or directory)" in gone.reason and gone.unchecked
 
@@ -99,7 +99,7 @@ def test_prepare_hashes_skips_and_explains(tmp_path):
         raise UserError("It is blue.")
 
     predictor.prepare = refuse
-    assert prepare(predictor, item, lambda *asked: False) == Prepared(item, digest, reason="It is blue.")
+    assert prepare(predictor, item, lambda *asked: False) == PreparedItem(item, digest, reason="It is blue.")
 
     def explode(item):
         raise MemoryError

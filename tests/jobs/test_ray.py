@@ -16,7 +16,7 @@ from perception.errors import PromptTooLongError, UserError
 from perception.jobs import Item, JobOptions, Outcome, run_job
 from perception.jobs.contract import RayOptions
 from perception.jobs.manifest import part_path
-from perception.jobs.ray import LIVES, Pool, Worker, _connect, _pool
+from perception.jobs.ray import LIVES, Pool, RayWorker, _connect, _pool
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_other_errors_are_raised_with_the_first_lot(cluster, tmp_path, monkeypat
 
     def answer(build, folder=tmp_path):
         options = JobOptions(tmp_path / "out", engine="ray")
-        (report,) = Worker(ray.put((items, build, options)), str(folder), 9)({"first": [0], "last": [1]})["report"]
+        (report,) = RayWorker(ray.put((items, build, options)), str(folder), 9)({"first": [0], "last": [1]})["report"]
         return pickle.loads(report)
 
     told = answer(counting("long"))

@@ -11,7 +11,7 @@ from perception.backbones.backbone import DiffusionBackbone
 from perception.checks import check_tensors
 from perception.classification.noise import NoiseSource, SeededNoise
 from perception.classification.scoring import DenoisingErrors
-from perception.classification.stopping.schedules import Exhaustive, Sample
+from perception.classification.stopping.schedules import Exhaustive, TimestepNoise
 from perception.errors import UserError
 
 SHARED = "shared"  # the id under which every image draws its noise: images are compared with each other
@@ -68,7 +68,7 @@ class ImageCaptionMatcher(nn.Module):
             parts.append(errors.cpu().view(len(latents), len(chunk), -1).transpose(1, 2))
         return torch.cat(parts, dim=2)
 
-    def _drawn(self, samples: Sequence[Sample], latents: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+    def _drawn(self, samples: Sequence[TimestepNoise], latents: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         """Noise [n, C, h, w] on the device of the latents, and timesteps [n] on the CPU."""
         shape = tuple(latents.shape[1:])
         eps = torch.stack([noise(SHARED, sample, shape) for sample in samples])

@@ -19,7 +19,7 @@ from perception.errors import UserError
 
 
 @dataclass(frozen=True)
-class Sample:
+class TimestepNoise:
     """One (timestep, noise) pair: every candidate of an image sees the same ones (common random numbers)."""
 
     timestep: int  # the integer training step, 0-based
@@ -27,7 +27,7 @@ class Sample:
     index: int = 0  # order of first evaluation: the row of a noise file
 
 
-Block = tuple[Sample, ...]
+Block = tuple[TimestepNoise, ...]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def race_blocks(samples: int, trials: int, num_train_timesteps: int, ends: Seque
     grid = uniform_grid(samples, num_train_timesteps)
     order = spread(samples)
     walk = [(grid[i], trial) for trial in range(trials) for i in order]
-    drawn = [Sample(t, trial, index) for index, (t, trial) in enumerate(walk)]
+    drawn = [TimestepNoise(t, trial, index) for index, (t, trial) in enumerate(walk)]
     return tuple(tuple(drawn[start:end]) for start, end in pairwise([0, *ends]))
 
 
@@ -205,7 +205,7 @@ def _number(stages: Sequence[Sequence[int]], trials: int) -> tuple[Block, ...]:
     blocks, first = [], 0
     for timesteps in stages:
         blocks.append(
-            tuple(Sample(t, r, (first + j) * trials + r) for j, t in enumerate(timesteps) for r in range(trials))
+            tuple(TimestepNoise(t, r, (first + j) * trials + r) for j, t in enumerate(timesteps) for r in range(trials))
         )
         first += len(timesteps)
     return tuple(blocks)
