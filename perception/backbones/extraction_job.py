@@ -31,8 +31,8 @@ class Sample(NamedTuple):
     hash: str  # of the 8-bit pixels [3, H, W]
 
 
-class FeatureExtractor:
-    """Predictor of the extract job (see perception.jobs.contract.Predictor).
+class ExtractJob:
+    """Predictor of the extract job (see perception.jobs.contract.JobPredictor).
 
     The manifest record of an image holds `key` and `latent_key` of the store, `image_hash`, and the shape of each map.
 

@@ -83,7 +83,7 @@ class _Entered(NamedTuple):
     race: Requests[Classification]
 
 
-class ImageClassifier:
+class ClassifyJob:
     """Predictor of the classify job (see perception.jobs.contract.StreamingPredictor).
 
     Images that race together share denoiser calls: their answers do not depend on each other, the last digits of their

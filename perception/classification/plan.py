@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from perception.backbones.backbone import DiffusionBackbone
-from perception.classification.job import ClassifyOptions, ImageClassifier
+from perception.classification.job import ClassifyJob, ClassifyOptions
 from perception.jobs.plan import CostPlan, Measurement, measure, plan
 
 _LINE_BYTES, _CANDIDATE_BYTES = 600, 120  # of a manifest line
@@ -19,7 +19,7 @@ def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: 
 
     A race that nothing ends early sees the whole grid; on images that the backbone knows it takes a small part of it.
     """
-    job = ImageClassifier(backbone, options)
+    job = ClassifyJob(backbone, options)
     rows = job.classifier.most_evaluations + _map_evaluations(job)
     encoding, row = _measured(job, items <= 1)
     parts = [_scaled(row, rows), encoding]
@@ -35,7 +35,7 @@ def plan_classify(backbone: DiffusionBackbone, options: ClassifyOptions, items: 
     return plan(image, items, batch_size=1, evaluations=rows, disk_bytes=_disk_bytes(job))
 
 
-def _measured(job: ImageClassifier, once: bool) -> tuple[Measurement, Measurement]:
+def _measured(job: ClassifyJob, once: bool) -> tuple[Measurement, Measurement]:
     """Encoding one image, and one denoiser row of it within a full call."""
     classifier, backbone = job.classifier, job.classifier.backbone
     rows = sum(len(c.rows) for c in classifier.candidates)
@@ -55,7 +55,7 @@ def _scaled(measured: Measurement, factor: float) -> Measurement:
     return replace(measured, flops=measured.flops * factor, seconds=measured.seconds * factor)
 
 
-def _disk_bytes(job: ImageClassifier) -> float:
+def _disk_bytes(job: ClassifyJob) -> float:
     """Bytes written per image."""
     candidates, samples = len(job.classifier.candidates), sum(map(len, job.classifier.blocks))
     errors = 4 * candidates * samples if job.save_errors else 0  # float32
@@ -63,7 +63,7 @@ def _disk_bytes(job: ImageClassifier) -> float:
     return _LINE_BYTES + _CANDIDATE_BYTES * candidates + errors + picture
 
 
-def _map_evaluations(job: ImageClassifier) -> int:
+def _map_evaluations(job: ClassifyJob) -> int:
     """Denoiser rows of an error map of the two candidates with the most prompts."""
     if job.maps is None:
         return 0

@@ -23,7 +23,7 @@ from perception.commands.models import (
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.depth.job import DepthFiles
+    from perception.depth.job import DepthJob
 
 SUMMARY = "estimate the depth of every pixel of images, in metres"
 EXAMPLES = """perception depth photos/ --out runs/depth
@@ -103,8 +103,8 @@ def _room(name: str, rooms: Sequence[str]) -> int:
     return list(rooms).index(name)
 
 
-def _job(args: argparse.Namespace, artifact: Artifact) -> DepthFiles:
-    from perception.depth.job import DepthFiles
+def _job(args: argparse.Namespace, artifact: Artifact) -> DepthJob:
+    from perception.depth.job import DepthJob
     from perception.depth.net import DepthNet
     from perception.depth.predictor import DepthPredictor
 
@@ -113,7 +113,7 @@ def _job(args: argparse.Namespace, artifact: Artifact) -> DepthFiles:
     rooms: Sequence[str] = _rooms(artifact) if args.room == AUTO else ()
     given = args.text if args.room in (None, AUTO) else _room(args.room, _rooms(artifact))
     measured = meter(artifact, predictor.network.encoder)
-    job = DepthFiles(predictor, given, rooms, _settings(args, artifact), measured)
+    job = DepthJob(predictor, given, rooms, _settings(args, artifact), measured)
     job.revisions = revisions_of(artifact, network)
     return job
 

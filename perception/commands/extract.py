@@ -26,7 +26,7 @@ from perception.errors import UserError
 
 if TYPE_CHECKING:
     from perception.backbones.backbone import DiffusionBackbone
-    from perception.backbones.extraction_job import FeatureExtractor
+    from perception.backbones.extraction_job import ExtractJob
     from perception.backbones.spec import FeatureSpec
     from perception.data.store import TensorStore
     from perception.jobs.items import Item
@@ -107,13 +107,13 @@ def tap_table(backbone: DiffusionBackbone) -> str:
     return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>8}  {row[3]:>6}" for row in rows)
 
 
-def _extractor(args: argparse.Namespace, spec: FeatureSpec) -> FeatureExtractor:
+def _extractor(args: argparse.Namespace, spec: FeatureSpec) -> ExtractJob:
     import torch
 
-    from perception.backbones.extraction_job import FeatureExtractor
+    from perception.backbones.extraction_job import ExtractJob
 
     backbone, store_dtype = load_backbone_from(args), getattr(torch, args.store_dtype)
-    return FeatureExtractor(backbone, spec, args.store or args.out, store_dtype, args.size, args.fit)
+    return ExtractJob(backbone, spec, args.store or args.out, store_dtype, args.size, args.fit)
 
 
 def _plan(args: argparse.Namespace, items: Sequence[Item], spec: FeatureSpec) -> CostPlan:

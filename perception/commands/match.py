@@ -23,7 +23,7 @@ from perception.commands.asked import request_of
 from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
-    from perception.classification.matching.job import CaptionMatching, MatchOptions
+    from perception.classification.matching.job import MatchJob, MatchOptions
     from perception.data.matching_sets import CaptionList, MatchingExample
     from perception.jobs.items import Item
 
@@ -169,10 +169,10 @@ def _run(
     return summary.exit_code
 
 
-def _job(args: argparse.Namespace, captions: dict[str, tuple[str, ...]]) -> CaptionMatching:
-    from perception.classification.matching.job import CaptionMatching
+def _job(args: argparse.Namespace, captions: dict[str, tuple[str, ...]]) -> MatchJob:
+    from perception.classification.matching.job import MatchJob
 
-    return CaptionMatching(load_backbone_from(args), _options(args), captions)
+    return MatchJob(load_backbone_from(args), _options(args), captions)
 
 
 def _report(out: Path, items: list[Item], source: list[MatchingExample] | CaptionList) -> list[str]:

@@ -23,7 +23,7 @@ from perception.commands.models import (
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.segmentation.job import ReferringFiles, SemanticFiles
+    from perception.segmentation.job import FindJob, SegmentJob
 
 SUMMARY = "label every pixel of images, or find what a sentence refers to"
 EXAMPLES = """perception segment photos/ --out runs/labels
@@ -96,10 +96,10 @@ def _check_words(artifact: Artifact, texts: list[str], classes: tuple[str, ...])
     check_classes(classes, artifact)
 
 
-def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
+def _semantic(args: argparse.Namespace, artifact: Artifact) -> SegmentJob:
     from perception.conditioning import ClassNames
     from perception.encoders.attention_maps import check_maps
-    from perception.segmentation.job import SemanticFiles
+    from perception.segmentation.job import SegmentJob
     from perception.segmentation.predictor import SemanticPredictor
 
     device = place(args)
@@ -113,15 +113,15 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SemanticFiles:
     if args.maps:
         check_maps(vpd, ClassNames)  # before the job begins
     predictor = SemanticPredictor(network, args.size, device, vpd)
-    job = SemanticFiles(predictor, network.palette, args.classes, _settings(args, artifact), meter(artifact, vpd))
+    job = SegmentJob(predictor, network.palette, args.classes, _settings(args, artifact), meter(artifact, vpd))
     job.revisions = revisions_of(artifact, network)
     return job
 
 
-def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
+def _referring(args: argparse.Namespace, artifact: Artifact) -> FindJob:
     from perception.conditioning import Sentences
     from perception.encoders.attention_maps import check_maps
-    from perception.segmentation.job import ReferringFiles
+    from perception.segmentation.job import FindJob
     from perception.segmentation.predictor import ReferringPredictor
     from perception.segmentation.referring import ReferringNet
 
@@ -129,7 +129,7 @@ def _referring(args: argparse.Namespace, artifact: Artifact) -> ReferringFiles:
     predictor = ReferringPredictor(network, args.size, place(args))
     if args.maps:
         check_maps(predictor.vpd, Sentences)  # before the job begins
-    job = ReferringFiles(predictor, args.text, _settings(args, artifact), meter(artifact, predictor.vpd))
+    job = FindJob(predictor, args.text, _settings(args, artifact), meter(artifact, predictor.vpd))
     job.revisions = revisions_of(artifact, network)
     return job
 

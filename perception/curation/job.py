@@ -126,7 +126,7 @@ class ReferenceFiles(HeadJob):
         return {}, {}
 
 
-class ScoreFiles(HeadJob):
+class ScoreJob(HeadJob):
     """Samples: labels_filtered/ID_labelTrainIds.png too, where there are limits. The record holds what is kept."""
 
     shape = SCORE

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perception.curation.consistency import ConsistencyPredictor, loss_limits
-from perception.curation.job import ReferenceFiles, ScoreFiles
+from perception.curation.job import ReferenceFiles, ScoreJob
 from perception.curation.pairs import FilePair, Labelled
 from perception.curation.reference import Reference
 from perception.jobs.items import Item
@@ -61,14 +61,14 @@ class Setup:
         job.revisions = revisions
         return job
 
-    def scoring(self, reference: Reference | None) -> ScoreFiles:
+    def scoring(self, reference: Reference | None) -> ScoreJob:
         """The predictor of the score job; without a reference nothing is filtered."""
         predictor, revisions = self._loaded
         settings, limits = {**self.head.identity, "alpha": None, "class_loss": None}, None
         if reference is not None:
             limits = loss_limits(reference.class_loss, self.options.alpha)
             settings |= {"alpha": self.options.alpha, "class_loss": reference.digest(self.head.classes)}
-        job = ScoreFiles(predictor, self.pairs, self.options.objects, self.options.areas, settings, limits)
+        job = ScoreJob(predictor, self.pairs, self.options.objects, self.options.areas, settings, limits)
         job.revisions = revisions
         return job
 

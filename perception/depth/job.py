@@ -31,7 +31,7 @@ class Sample(NamedTuple):
     given: Any  # room id, caption, or None
 
 
-class DepthFiles:
+class DepthJob:
     """Job predictor of a depth model: depth/ID (16-bit PNG, millimetres), colours/ID and arrays/ID.npy below OUT.
 
     The record holds `size` (height, width) and `min`, `median`, `max` in metres.

@@ -26,7 +26,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # of control images
 _FULL_SCALE = {"L": 255.0, "RGB": 255.0, "I;16": 65535.0, "F": 1.0}  # value that becomes 1
 
 
-class SceneFiles:
+class GenerateJob:
     """Job predictor of a scene generator: images/ID.png and labels/ID_labelTrainIds.png below OUT.
 
     The scenes of a batch share denoiser calls: their pixels may differ by a grey level from those made alone. Batches

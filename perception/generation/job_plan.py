@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from perception.errors import UserError
-from perception.generation.job import SceneFiles
+from perception.generation.job import GenerateJob
 from perception.generation.plan import SceneCost, ScenePlanner
 from perception.jobs.images import usable
 from perception.jobs.items import Item
@@ -46,7 +46,7 @@ class ScenePlan:
         return "\n".join([self.total.render(), *(f"{name:>20}  {value}" for name, value in rows)])
 
 
-def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None, batch_size: int = 1) -> ScenePlan:
+def plan_scenes(job: GenerateJob, items: Sequence[Item], out: Path | None, batch_size: int = 1) -> ScenePlan:
     """Windows of scenes from all over the job are counted, one denoiser call is measured; nothing is written.
 
     The call measured is as full as the calls of the longest pass are with `batch_size` scenes at a time.
@@ -79,7 +79,7 @@ def plan_scenes(job: SceneFiles, items: Sequence[Item], out: Path | None, batch_
     return ScenePlan(total, costs, sum(second) / max(len(second), 1))
 
 
-def _measured_call(job: SceneFiles, rows: int) -> Measurement:
+def _measured_call(job: GenerateJob, rows: int) -> Measurement:
     """Windows, both halves of guidance, through control networks and denoiser: `rows`, or all that a call takes."""
     generator = job.generator
     backbone, denoiser, side = generator.backbone, generator.denoiser, generator.options.window

@@ -25,7 +25,7 @@ class Outcome:
     files: Mapping[str, bytes] = field(default_factory=dict)  # path below OUT -> content, on disk before the line is
 
 
-class Predictor(Protocol):
+class JobPredictor(Protocol):
     """Images in, results out. Built once per process, by a function without arguments.
 
     Optional members: `options: Mapping[str, Any]` (what the fingerprint was made of, named when a rerun differs),
@@ -48,7 +48,7 @@ class Predictor(Protocol):
         """
 
 
-class StreamingPredictor(Predictor, Protocol):
+class StreamingPredictor(JobPredictor, Protocol):
     """A predictor that works on several items at a time and ends each when it is ready, in any order."""
 
     def stream(self, samples: Iterable[tuple[int, Any]], together: int, /) -> Iterator[tuple[int, Outcome] | None]:

@@ -1,9 +1,9 @@
 """Whether an earlier run of the same request has finished a job: known from files alone, before a model is loaded.
 
-What results depend on is known exactly (`Predictor.fingerprint`) only once the model is loaded. A run that leaves every
-item done therefore notes what it was asked for and which files it found (`Request`). Where a later run is asked for the
-same and finds the same files, the fingerprint is the same; where, besides, every item still has its result, nothing is
-left to do. Anything else, even a file that was only touched, goes the long way, which compares contents.
+What results depend on is known exactly (`JobPredictor.fingerprint`) only once the model is loaded. A run that leaves
+every item done therefore notes its request and the files that it found (`Request`). Where a later run has the same
+request and finds the same files, the fingerprint is the same; where, besides, every item still has its result, nothing
+is left to do. Anything else, even a file that was only touched, goes the long way, which compares contents.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Request:
 
     told: tuple[Any, ...]  # everything but files that may change a result; its repr counts
     files: tuple[Path, ...]  # and what is read besides the items: files and folders
-    still_valid: Callable[[dict[str, Any]], bool] = _always  # of a finished record, as `Predictor.still_valid`
+    still_valid: Callable[[dict[str, Any]], bool] = _always  # of a finished record, as `JobPredictor.still_valid`
 
     def digest(self, items: Sequence[Item], out: Path) -> str:
         """Of the request, of the items' names, and of the state of its files and of this package.

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from perception.data.documents import read_shaped
 from perception.data.files import explain_disk_errors, orphaned_temps, write_atomic
 from perception.errors import UserError
-from perception.jobs.contract import Predictor
+from perception.jobs.contract import JobPredictor
 from perception.jobs.items import Item
 from perception.jobs.manifest import merge_parts, part_path
 
@@ -100,7 +100,7 @@ def recover(out: Path, items: Sequence[Item]) -> None:
     merge_parts(out, items)
 
 
-def check_job(out: Path, predictor: Predictor) -> None:
+def check_job(out: Path, predictor: JobPredictor) -> None:
     """Bind OUT to the model and options of a predictor, at the first run; later runs must have the same.
 
     Models of the hub must be of the same commit, too; a copy of one in a folder has none and is told by its content.

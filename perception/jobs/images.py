@@ -37,7 +37,7 @@ class Picture(NamedTuple):
 
 
 class FileJob(Protocol):
-    """A job predictor (perception.jobs.contract.Predictor) whose cost one call tells."""
+    """A job predictor (perception.jobs.contract.JobPredictor) whose cost one call tells."""
 
     fingerprint: str
     options: dict[str, Any]

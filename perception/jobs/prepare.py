@@ -13,7 +13,7 @@ from typing import Any
 from perception.data.files import file_hash
 from perception.data.inputs import MOST_BYTES
 from perception.errors import UserError, printable
-from perception.jobs.contract import Outcome, Predictor
+from perception.jobs.contract import JobPredictor, Outcome
 from perception.jobs.items import Item
 
 TOO_LARGE = "It does not fit into memory even alone; choose a smaller --size or another --device."
@@ -33,7 +33,7 @@ class PreparedItem:
     unchecked: bool = False  # failed before it was known whether an earlier result still holds
 
 
-def prepare(predictor: Predictor, item: Item, finished: Callable[[Item, str | None], bool]) -> PreparedItem:
+def prepare(predictor: JobPredictor, item: Item, finished: Callable[[Item, str | None], bool]) -> PreparedItem:
     """Hash the item, skip it when that content is finished, else prepare it. Bad input becomes a reason."""
     digest, unchecked = None, True
     try:
@@ -80,7 +80,7 @@ def _awaited(item: Item, future: Future[PreparedItem]) -> PreparedItem:
 class MicroBatcher:
     """Calls the predictor on as many samples at a time as fit; outcomes do not depend on how they were cut."""
 
-    def __init__(self, predictor: Predictor, size: int) -> None:
+    def __init__(self, predictor: JobPredictor, size: int) -> None:
         self.predictor = predictor
         self.size = size  # halved for good when memory runs out
 

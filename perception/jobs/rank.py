@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from perception import __version__
 from perception.data.files import NameTooLongError, write_atomic
-from perception.jobs.contract import JobOptions, Outcome, Predictor, StreamingPredictor
+from perception.jobs.contract import JobOptions, JobPredictor, Outcome, StreamingPredictor
 from perception.jobs.items import Item
 from perception.jobs.manifest import (
     DONE,
@@ -80,7 +80,7 @@ def lots_of(items: Sequence[Item], lot: int, rank: int, world: int) -> list[Item
 class RankRunner:
     """The work of one rank: prepares, predicts, and commits to the rank's part of the manifest."""
 
-    def __init__(self, predictor: Predictor, options: JobOptions, rank: int) -> None:
+    def __init__(self, predictor: JobPredictor, options: JobOptions, rank: int) -> None:
         self._predictor = predictor
         self._options = options
         self._micro_batches = MicroBatcher(predictor, options.batch_size)

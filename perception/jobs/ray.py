@@ -19,7 +19,7 @@ from typing import Any
 
 from perception.allocator import keep_freed_memory
 from perception.errors import UserError
-from perception.jobs.contract import JobOptions, Predictor, RayOptions
+from perception.jobs.contract import JobOptions, JobPredictor, RayOptions
 from perception.jobs.folder import check_job, claim_next_rank
 from perception.jobs.items import Item
 from perception.jobs.progress import progress_bar
@@ -59,7 +59,7 @@ class RayWorker:
             self._rank, self._lock = claim_next_rank(self._options.out)
             if self._rank > most:
                 raise UserError(_DEATHS)
-            self._predictor: Predictor = build()
+            self._predictor: JobPredictor = build()
         except Exception as error:  # told with the first lot: Ray would try the constructor again and again
             self._problem = error
 
@@ -85,7 +85,7 @@ class RayWorker:
         return RankRunner(predictor, options, self._rank)
 
 
-def run_on_ray(items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions) -> Counts:
+def run_on_ray(items: Sequence[Item], build: Callable[[], JobPredictor], options: JobOptions) -> Counts:
     """Work on all items; afterwards the parts of the manifest hold a line for each.
 
     The nodes of a cluster must see the same files under the same paths. Raises UserError when Ray is not installed or
@@ -102,7 +102,7 @@ def run_on_ray(items: Sequence[Item], build: Callable[[], Predictor], options: J
 
 
 def _reports(
-    items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions, pool: Pool
+    items: Sequence[Item], build: Callable[[], JobPredictor], options: JobOptions, pool: Pool
 ) -> Iterator[Counts | UserError]:
     ray = _ray()
     lot = lot_size(len(items), options.batch_size)

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from perception.errors import UserError
-from perception.jobs.contract import JobOptions, JobSummary, Predictor
+from perception.jobs.contract import JobOptions, JobPredictor, JobSummary
 from perception.jobs.finished import Request, is_finished, note_finished
 from perception.jobs.folder import check_job, claim, recover
 from perception.jobs.items import Item
@@ -114,7 +114,7 @@ def open_group(engine: str) -> Group:
 
 def run_job(
     items: Iterable[Item],
-    build: Callable[[], Predictor],
+    build: Callable[[], JobPredictor],
     options: JobOptions,
     request: Request | None = None,  # what tells whether all is done already, without `build`; None: nothing does
 ) -> JobSummary:
@@ -149,7 +149,7 @@ def run_job(
 
 def _unless_finished(
     items: Sequence[Item],
-    build: Callable[[], Predictor],
+    build: Callable[[], JobPredictor],
     options: JobOptions,
     group: Group,
     request: Request | None,
@@ -166,7 +166,7 @@ def _unless_finished(
     return counts
 
 
-def _run(items: Sequence[Item], build: Callable[[], Predictor], options: JobOptions, group: Group) -> Counts:
+def _run(items: Sequence[Item], build: Callable[[], JobPredictor], options: JobOptions, group: Group) -> Counts:
     """Work on all items and leave a whole manifest; the counts of all processes."""
     if options.engine == "ray":
         from perception.jobs.ray import run_on_ray

@@ -22,7 +22,7 @@ SEMANTIC_RECORD = {"size": [int, int], "areas": {str: float}}
 REFERRING_RECORD = {"size": [int, int], "found": [{"text": str, "area": float, "score": (float, None), "mask": str}]}
 
 
-class SemanticFiles:
+class SegmentJob:
     """Job predictor of a semantic model: labels/ID (palette PNG), overlays/ID and maps/ID/CLASS.png below OUT.
 
     The record holds `size` (height, width) and `areas` (class name -> share of the pixels). Images go through the
@@ -82,7 +82,7 @@ class SemanticFiles:
         }
 
 
-class ReferringFiles:
+class FindJob:
     """Job predictor of a referring model: masks/ID/N-TEXT.png (0 or 255), the same of overlays, and below maps a
     folder per sentence with N-WORD.png.
 

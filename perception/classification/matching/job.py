@@ -53,8 +53,8 @@ class Sample(NamedTuple):
     measured: torch.Tensor | None = None  # [3, S, S] as TypicalityMeter sees it
 
 
-class CaptionMatching:
-    """Predictor of the match job (see perception.jobs.contract.Predictor).
+class MatchJob:
+    """Predictor of the match job (see perception.jobs.contract.JobPredictor).
 
     An item is one image; `captions` tells its captions by item id. A finished item whose captions have changed since
     is done again. Raises UserError for sizes the backbone cannot take and for a noise file that does not fit.
@@ -127,7 +127,7 @@ def captions_digest(captions: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()[:16]
 
 
-def plan_match(job: CaptionMatching, items: Sequence[Item]) -> CostPlan:
+def plan_match(job: MatchJob, items: Sequence[Item]) -> CostPlan:
     """What matching these images would cost: one denoiser call and one VAE call, measured and scaled."""
     backbone, score = job.matcher.backbone, job.matcher.score
     samples, extra = len(job.matcher.samples), int(job.normalise)

@@ -30,7 +30,7 @@ from perception.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
     from perception.classification.calibration import ErrorCalibration
-    from perception.classification.job import ClassifyOptions, ImageClassifier
+    from perception.classification.job import ClassifyJob, ClassifyOptions
     from perception.classification.prompts import PromptSet
     from perception.jobs.items import Item
 
@@ -231,9 +231,9 @@ def _run(args: argparse.Namespace, comparison: Comparison) -> int:
     return summary.exit_code
 
 
-def _classifier(args: argparse.Namespace, comparison: Comparison) -> ImageClassifier:
+def _classifier(args: argparse.Namespace, comparison: Comparison) -> ClassifyJob:
     """The predictor; its options come first, so that bad ones are refused before a model is loaded."""
-    from perception.classification.job import ImageClassifier
+    from perception.classification.job import ClassifyJob
 
     options = _options(args, comparison)
-    return ImageClassifier(load_backbone_from(args), options)
+    return ClassifyJob(load_backbone_from(args), options)

@@ -19,7 +19,7 @@ from perception.data.inputs import read_text
 from perception.errors import UserError
 from perception.generation.domains import own_templates, templates_of
 from perception.generation.generator import DETAIL_RADIUS, SceneGenerator
-from perception.generation.job import SceneFiles
+from perception.generation.job import GenerateJob
 from perception.generation.labels import CITYSCAPES, IGNORE, Vocabulary
 from perception.generation.options import GenerationOptions
 from perception.generation.prompts import PromptBuilder
@@ -46,7 +46,7 @@ class Setup:
         """One per sample."""
         return [Item(sample.id, sample.path) for sample in self.samples]
 
-    def build(self) -> SceneFiles:
+    def build(self) -> GenerateJob:
         """The predictor, with its models loaded."""
         args = self.args
         generator = SceneGenerator(
@@ -77,7 +77,7 @@ class Setup:
             "seed": args.seed,
             "licences": dict(self.licences),
         }
-        return SceneFiles(generator, self.samples, settings, args.control_images, args.photos)
+        return GenerateJob(generator, self.samples, settings, args.control_images, args.photos)
 
 
 def read_setup(args: argparse.Namespace) -> Setup:

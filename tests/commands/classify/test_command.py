@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from perception.backbones import DiffusionBackbone
 from perception.classification.classifier import POOLS
-from perception.classification.job import ImageClassifier
+from perception.classification.job import ClassifyJob
 from perception.classification.prompts import TABLES
 from perception.classification.recorded import read_recorded
 from perception.classification.scoring import BOUNDS, LOSSES
@@ -100,7 +100,7 @@ def test_an_interrupted_run_keeps_what_is_decided_and_resumes_to_the_same_answer
     """To the same bytes where images race one by one; else other images meet in a call, which tells in last digits."""
     arguments = (folder, "--batch-size", batch_size)
     run(*arguments, out=tmp_path / "whole")
-    outcome, decided = ImageClassifier._outcome, []
+    outcome, decided = ClassifyJob._outcome, []
 
     def interrupted(self, entered, result):
         if len(decided) == 2:
@@ -109,7 +109,7 @@ def test_an_interrupted_run_keeps_what_is_decided_and_resumes_to_the_same_answer
         return outcome(self, entered, result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageClassifier, "_outcome", interrupted)
+        patch.setattr(ClassifyJob, "_outcome", interrupted)
         status, _, complaint = run(*arguments)
     assert status == 130
     assert "run the same command again to resume" in complaint

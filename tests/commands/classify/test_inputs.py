@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 
 from perception.classification.error_maps import ErrorMaps, overlay_png
-from perception.classification.job import ClassifyOptions, ImageClassifier
+from perception.classification.job import ClassifyJob, ClassifyOptions
 from perception.classification.prompts import class_prompts
 from perception.classification.recorded import read_recorded
 from perception.classification.report import Answer, accuracy_lines, calibration_lines
@@ -55,7 +55,7 @@ def test_error_maps_of_pooled_prompts_average_them(tiny_backbone, folder):
     image = Item("0.png", folder / "cat" / "0.png")
     prompts = class_prompts(["cat", "dog"], ["a {}.", "my {}"])
     options = ClassifyOptions(prompts, Exhaustive(3), loss="l1", pool="mean_error", size=(64, 64), error_maps=3)
-    job = ImageClassifier(tiny_backbone, options)
+    job = ClassifyJob(tiny_backbone, options)
     sample = job.prepare(image)
     latent = tiny_backbone.encode(sample.pixels[None])
     (result,) = job.classifier.classify_latents(latent, [sample.noise_id], job.noise)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from perception.backbones import load_backbone
 from perception.classification.clip_preselection import ClipPreselection
-from perception.classification.job import ClassifyOptions, ImageClassifier, default_crop
+from perception.classification.job import ClassifyJob, ClassifyOptions, default_crop
 from perception.classification.prompts import class_prompts
 from perception.classification.stopping.schedules import Exhaustive
 from perception.classification.transforms import CROPS, AdmTransform, ClassifierTransform
@@ -70,7 +70,7 @@ def test_clip_is_told_the_prompts_and_not_what_a_class_conditional_model_is_told
     options = ClassifyOptions(
         prompts, Exhaustive(1), class_prompts=(("3",), ("5", "7"), ("0",)), clip=str(clip_folder), preselect=2
     )
-    job = ImageClassifier(load_backbone("mini-dit", device="cpu"), options)
+    job = ClassifyJob(load_backbone("mini-dit", device="cpu"), options)
     assert job.prompts.prompts == ("3", "5", "7", "0") and job.prompts.classes == (0, 1, 1, 2)
     assert torch.equal(job.clip.vectors, ClipPreselection(clip_folder, prompts).vectors)
 
@@ -128,7 +128,7 @@ def test_the_crop_of_the_training_is_the_default(tiny_backbone, folder):
     assert default_crop(dit) == "adm"
     prompts = class_prompts(["cat", "dog"])
     plain, adm = (
-        ImageClassifier(tiny_backbone, ClassifyOptions(prompts, Exhaustive(1), size=(64, 64), crop=crop))
+        ClassifyJob(tiny_backbone, ClassifyOptions(prompts, Exhaustive(1), size=(64, 64), crop=crop))
         for crop in (None, "adm")
     )
     assert isinstance(plain.transform, ClassifierTransform) and isinstance(adm.transform, AdmTransform)

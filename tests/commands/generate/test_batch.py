@@ -36,15 +36,15 @@ def test_larger_scenes_keep_more():
 
 
 def test_mini_renders_several_and_a_resumed_job_writes_the_same_bytes(tmp_path, monkeypatch, capsys):
-    from perception.generation.job import SceneFiles
+    from perception.generation.job import GenerateJob
 
     (tmp_path / "maps").mkdir()
     for number in range(3):
         labels = np.full((64, 64), 10, np.uint8)
         labels[20 + 5 * number :] = 0
         Image.fromarray(labels).save(tmp_path / "maps" / f"{number}.png")
-    batches, real = [], SceneFiles.__call__
-    monkeypatch.setattr(SceneFiles, "__call__", lambda job, batch: [batches.append(len(batch)), real(job, batch)][1])
+    batches, real = [], GenerateJob.__call__
+    monkeypatch.setattr(GenerateJob, "__call__", lambda job, batch: [batches.append(len(batch)), real(job, batch)][1])
 
     def run(out):
         command = ["generate", "--labels", tmp_path / "maps", "--control", "mini-control", "--device", "cpu"]
