@@ -6,7 +6,7 @@ from perception.lazy import lazy_names
 
 __version__ = "0.1.0"
 
-__all__ = ["DiffusionBackbone", "FeatureSpec", "TensorStore", "UserError", "load_backbone"]
+__all__ = ["DiffusionBackbone", "FeatureSpec", "TensorStore", "UserError", "load_backbone", "load_model"]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
@@ -15,5 +15,6 @@ __getattr__, __dir__ = lazy_names(
         "TensorStore": "perception.data.store",
         "UserError": "perception.errors",
         "load_backbone": "perception.backbones.loading.load",
+        "load_model": "perception.encoders.artifact",
     },
 )

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         from recipes.heads import write_half
 
-        from perception.commands.models import SHIPPED
+        from perception.encoders.artifact import SHIPPED
 
         out = (args.heads or SHIPPED) / f"mini-{args.task}"
         write_half(args.model, out)

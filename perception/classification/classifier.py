@@ -63,8 +63,7 @@ class DiffusionClassifier(nn.Module):
         loss: str = "l2",  # l2, l1 or huber
         pool: Pool = "max",
         rows: int = 32,  # most rows per denoiser call
-        learned: ErrorCalibration
-        | None = None,  # from labelled images: probabilities, and perhaps weights of the timesteps
+        learned: ErrorCalibration | None = None,  # of labelled images: probabilities, perhaps timestep weights
         preselect: int | None = None,  # classes of an image that race, the first of its ranking; None: all
         tokens: ClassTokens | None = None,  # from labelled images: one set per class, appended to its prompts
     ) -> None:

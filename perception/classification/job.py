@@ -58,9 +58,13 @@ class ClassifyOptions:
     learned: ErrorCalibration | None = None  # what labelled images taught: probabilities, weights of the timesteps
     calibration: Path | None = None  # OUT of the run on those images, which must fit
     preselect: int | None = None  # classes of an image that race; None: all
+    clip: str | None = None  # CLIP model that chooses them: a folder or a hub id
     crop: str | None = None  # resize or adm; None: as the backbone was trained
     tokens: Path | None = None  # learned class tokens
-    clip: str | None = None  # CLIP model that chooses them: a folder or a hub id
+
+    def __post_init__(self) -> None:
+        if (self.preselect is None) != (self.clip is None):
+            raise UserError("`preselect` and `clip` belong together: how many classes race, and who chooses; give both")
 
 
 class Sample(NamedTuple):

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from perception.commands.arguments import a_name, add_job_arguments, job_options, positive_int
 from perception.commands.asked import request_of
 from perception.commands.models import (
-    Artifact,
     add_model_arguments,
-    found_model,
-    load_network,
+    check_command,
+    chosen_artifact,
     meter,
     place,
-    read_artifact,
     revisions_of,
 )
+from perception.encoders.artifact import Artifact
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,9 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate; 1 when an image failed."""
-    artifact = read_artifact(found_model(args), "depth")
-    if artifact.task != "depth":
-        raise UserError(f"{artifact.folder} is a {artifact.task} model; use `perception segment`, or a depth model.")
+    artifact = chosen_artifact(args, "depth")
+    check_command(artifact, "depth")
     _check_told(artifact, args.room, args.text)
     from perception.depth.job import DEPTH_RECORD, depth_line
     from perception.jobs.images import plan_files, run_files
@@ -105,10 +103,9 @@ def _room(name: str, rooms: Sequence[str]) -> int:
 
 def _job(args: argparse.Namespace, artifact: Artifact) -> DepthJob:
     from perception.depth.job import DepthJob
-    from perception.depth.net import DepthNet
     from perception.depth.predictor import DepthPredictor
 
-    network = load_network(DepthNet.from_pretrained, artifact, args.backbone)
+    network = artifact.load(args.backbone)
     predictor = DepthPredictor(network, args.size, place(args), args.windows, args.flip)
     rooms: Sequence[str] = _rooms(artifact) if args.room == AUTO else ()
     given = args.text if args.room in (None, AUTO) else _room(args.room, _rooms(artifact))

@@ -9,19 +9,13 @@ from typing import Any
 
 from perception.backbones.devices import pick_device
 from perception.commands.arguments import local_device
-from perception.commands.models import (
-    Artifact,
-    check_classes,
-    found_model,
-    load_semantic,
-    read_artifact,
-    revisions_of,
-)
+from perception.commands.models import check_classes, chosen_artifact, revisions_of
 from perception.curation.consistency import ConsistencyPredictor
 from perception.curation.pairs import Labelled, WorldScene, file_pairs, set_pairs
 from perception.curation.reference import read_reference
 from perception.curation.setup import Head, ScoreOptions, Setup
 from perception.data.world import CLASSES
+from perception.encoders.artifact import Artifact
 from perception.errors import UserError
 from perception.generation.finished_set import check_set_classes
 from perception.metrics.component_recall import OBJECTS, ComponentRecall
@@ -75,7 +69,7 @@ def _load(
 ) -> tuple[ConsistencyPredictor, dict[str, str]]:
     """The judge, and the commits of what came from the hub. Raises UserError for a head that is told captions."""
     place = pick_device(device or local_device())
-    network = load_semantic(artifact, backbone).to(place)
+    network = artifact.load(backbone).to(place)
     vpd = getattr(network.segmentor.backbone, "vpd", None)
     if vpd is not None and vpd.conditioning.per_image:
         raise UserError(f"{artifact.folder} is told a caption for each image; score with one on class names")
@@ -84,7 +78,7 @@ def _load(
 
 def _artifact(args: argparse.Namespace) -> Artifact:
     """The artifact of a semantic head: the shipped one, a folder, or owner/name of the hub."""
-    artifact = read_artifact(found_model(args), "semantic")
+    artifact = chosen_artifact(args, "semantic")
     if artifact.task != "semantic":
         raise UserError(
             f"{artifact.folder} is a {artifact.task} model, which labels no classes; name a semantic head with --model."

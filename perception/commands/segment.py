@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 from perception.commands.arguments import a_name, add_job_arguments, comma_list, job_options
 from perception.commands.asked import request_of
 from perception.commands.models import (
-    Artifact,
     add_model_arguments,
     check_classes,
-    found_model,
-    load_network,
-    load_semantic,
+    check_command,
+    chosen_artifact,
     meter,
     place,
-    read_artifact,
     revisions_of,
 )
+from perception.encoders.artifact import Artifact
 from perception.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment; 1 when an image failed."""
-    artifact = read_artifact(found_model(args), "referring" if args.text else "semantic")
+    artifact = chosen_artifact(args, "referring" if args.text else "semantic")
     _check_task(artifact, args.text)
     _check_words(artifact, args.text, args.classes)
     from perception.jobs.images import run_files
@@ -79,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_task(artifact: Artifact, texts: list[str]) -> None:
-    if artifact.task == "depth":
-        raise UserError(f"{artifact.folder} is a depth model; use `perception depth`, or name a segmentation model.")
+    check_command(artifact, "segment")
     if artifact.task == "semantic" and texts:
         raise UserError(
             f"{artifact.folder} is a semantic model with {len(artifact.config['classes'])} classes of its own, which "
@@ -103,7 +100,7 @@ def _semantic(args: argparse.Namespace, artifact: Artifact) -> SegmentJob:
     from perception.segmentation.predictor import SemanticPredictor
 
     device = place(args)
-    network = load_semantic(artifact, args.backbone).to(device)
+    network = artifact.load(args.backbone).to(device)
     vpd = getattr(network.segmentor.backbone, "vpd", None)
     if vpd is not None and vpd.conditioning.per_image:
         raise UserError(
@@ -123,9 +120,8 @@ def _referring(args: argparse.Namespace, artifact: Artifact) -> FindJob:
     from perception.encoders.attention_maps import check_maps
     from perception.segmentation.job import FindJob
     from perception.segmentation.predictor import ReferringPredictor
-    from perception.segmentation.referring import ReferringNet
 
-    network = load_network(ReferringNet.from_pretrained, artifact, args.backbone)
+    network = artifact.load(args.backbone)
     predictor = ReferringPredictor(network, args.size, place(args))
     if args.maps:
         check_maps(predictor.vpd, Sentences)  # before the job begins

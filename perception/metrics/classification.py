@@ -82,13 +82,11 @@ class ClassificationMetrics:
         """Images per true class, int64 [K]."""
         return torch.zeros_like(self.found).index_add(0, self.pairs[:, 0], self.images_of)
 
-    @property
-    def confusion(self) -> ConfusionMatrix:
-        """Row = true class, column = prediction, in images: K x K numbers."""
-        return self.grouped(self.num_classes)
-
     def grouped(self, most: int) -> ConfusionMatrix:
-        """The confusion matrix of at most so many groups of neighbouring classes, of equal size but for the last."""
+        """The confusion matrix in images: row = true class, column = prediction.
+
+        Of at most `most` groups of neighbouring classes, of equal size but for the last.
+        """
         size = -(-self.num_classes // most)
         groups = -(-self.num_classes // size)
         counts = torch.zeros(groups, groups, dtype=torch.int64)

@@ -76,12 +76,6 @@ class ComponentRecall:
         )
 
     @property
-    def recall(self) -> np.ndarray:
-        """Share of recalled components, float64 [classes, buckets] in [0, 1]; NaN where there is none."""
-        with np.errstate(invalid="ignore"):
-            return self.recalled / self.components
-
-    @property
     def buckets(self) -> tuple[str, ...]:
         """Names of the buckets: '<64', '64-255', ..., '>=4096'."""
         if not self.areas:

@@ -80,11 +80,6 @@ class ConfusionMatrix:
         return self.hits / self.targets
 
     @property
-    def precision(self) -> Tensor:
-        """TP / (TP + FP), float64 [K]."""
-        return self.hits / self.predictions
-
-    @property
     def mean_iou(self) -> float:
         """mIoU: mean of `iou` over the classes that occur in the labels or in the prediction."""
         return float(self.iou.nanmean())

@@ -17,8 +17,15 @@ from perception.encoders.vpd.encoder import VPD
 from perception.errors import UserError
 from perception.training.config.load import Overrides, complete_model, load_config, preflight
 from perception.training.export.best import export_best, not_exported
-from perception.training.export.mmseg_model import read_artifact, read_weights
-from perception.training.export.weights import check_task, load_state, read_checkpoint, take_model, task_of
+from perception.training.export.mmseg_model import read_weights
+from perception.training.export.weights import (
+    check_task,
+    load_state,
+    read_checkpoint,
+    take_model,
+    task_of,
+    trained_config,
+)
 from perception.training.hooks import evaluator_report, flush_store, unwrapped
 from perception.training.runner import Runner, distributed, use_mixed_precision
 from perception.training.tta import Views, augment_pipeline, averaging
@@ -86,7 +93,7 @@ def test(
             f"{config_file} trains a generator, whose validations are in metrics.json of its work directory; make"
             " pictures with `perception generate`, and test what is trained on them"
         )
-    artifact = read_artifact(weights) if weights.is_dir() else None
+    artifact = trained_config(weights) if weights.is_dir() else None
     state = read_weights(weights) if artifact else read_checkpoint(weights)
     check_task(config, state, artifact, weights)
     if views is not None:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from perception.commands.main import main
-from perception.commands.models import SHIPPED
 from perception.data.world import TEST_SEED, render_scene
+from perception.encoders.artifact import SHIPPED
 
 COUNT = 6
 SHIPPED_BYTES = 80e6  # all weights of the project together

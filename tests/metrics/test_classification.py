@@ -34,7 +34,7 @@ def test_equals_scikit_learn(answers, k):
     assert metrics.top1 == pytest.approx(accuracy_score(labels, guess))
     assert metrics.topk == pytest.approx(top_k_accuracy_score(labels, scores, k=k))
     assert metrics.mean_per_class == pytest.approx(balanced_accuracy_score(labels, guess))
-    assert (metrics.confusion.counts.numpy() == confusion_matrix(labels, guess)).all()
+    assert (metrics.grouped(7).counts.numpy() == confusion_matrix(labels, guess)).all()
 
 
 def test_states_add_up(answers):
@@ -62,7 +62,7 @@ def test_a_class_without_images_leaves_the_mean_and_the_table():
 def test_the_picture_is_a_png_that_repeats(classes):
     random = torch.Generator().manual_seed(0)
     labels, guess = torch.randint(0, classes, (2, 400), generator=random)
-    matrix = ClassificationMetrics.of(guess[:, None], labels, classes, k=1).confusion
+    matrix = ClassificationMetrics.of(guess[:, None], labels, classes, k=1).grouped(classes)
     names = [f"a rather long name {c}" for c in range(classes)]
     content = confusion_picture(matrix, names)
     assert min(Image.open(io.BytesIO(content)).size) > 300

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from perception.data.files import replacing_folder
+from perception.encoders.artifact import read_artifact
 from perception.errors import UserError
-from perception.training.export.mmseg_model import read_artifact, read_file
+from perception.training.export.mmseg_model import read_file
 
 
 def write_half(folder: Path, out: Path) -> None:

@@ -45,10 +45,6 @@ class Condition:
             return index.nonzero().flatten()
         return torch.as_tensor(index, dtype=torch.int64).reshape(-1)
 
-    def repeat_interleave(self, repeats: int) -> Condition:
-        """Every row `repeats` times: [r0, r0, ..., r1, r1, ...]."""
-        return self[torch.arange(len(self)).repeat_interleave(repeats)]
-
     def expand(self, rows: int) -> Condition:
         """Broadcast one row to `rows`, or return a condition that has them already.
 

@@ -40,11 +40,6 @@ class GcReport:
     freed_bytes: int
     kept_bytes: int
 
-    @property
-    def deleted_shards(self) -> tuple[str, ...]:
-        """File names of all shards deleted, whatever the reason."""
-        return self.damaged + self.duplicates + self.evicted
-
 
 def store_stat(root: Path) -> dict[str, int | str | None]:
     """Format, dtype, and the numbers of shards, entries (distinct keys), tensors and bytes. Reads headers only."""

@@ -22,13 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from perception.data.files import replacing_folder
-from perception.depth.net import DepthNet
-from perception.encoders.head_folder import HeadFolder, read_config
+from perception.encoders.head_folder import HeadFolder
 from perception.encoders.head_rules import BUILDABLE, check_model, check_semantic, names_file, registered_name
 from perception.encoders.network import TaskNetwork
 from perception.errors import UserError
 from perception.segmentation.predictor import network_input
-from perception.segmentation.referring import ReferringNet
 from perception.training.config.check import find_type
 from perception.training.config.classes import class_names
 from perception.training.hooks import check_state
@@ -50,8 +48,6 @@ labels = SegmentationModel.from_pretrained(FOLDER).predict(PIL.Image.open("stree
 
 {figures}
 """
-
-_NETWORKS: dict[str, type[TaskNetwork]] = {"referring": ReferringNet, "depth": DepthNet}  # task of a config.json
 
 
 class SegmentationModel(nn.Module, HeadFolder):
@@ -165,25 +161,6 @@ def save_folder(model: PyTorchModelHubMixin, folder: Path) -> None:
     """`save_pretrained` beside the folder, then put in its place."""
     with replacing_folder(folder) as fresh:
         model.save_pretrained(fresh)
-
-
-def read_artifact(folder: Path) -> dict[str, Any]:
-    """The config.json of an artifact folder.
-
-    Raises:
-        UserError: config.json or model.safetensors is missing, or config.json is broken or of something else.
-    """
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is no folder of a trained head: {name} is missing; name WORK_DIR/model or a .pth file"
-            )
-    config = read_config(folder)
-    network = _NETWORKS.get(str(config.get("task")))
-    if network is None and ("task" in config or not config.keys() >= {"model", "classes", "palette"}):
-        raise UserError(f"{folder}/config.json describes no trained head; name WORK_DIR/model or a .pth file")
-    (network or SegmentationModel).check_config(config, folder)
-    return config
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -14,19 +14,30 @@ from torch import Tensor, nn
 
 from perception.backbones.ldm_names import UNET_PREFIX
 from perception.data.inputs import UNREADABLE
+from perception.encoders.artifact import read_artifact
 from perception.errors import UserError
+from perception.tasks import TASKS, imported
 from perception.training.config.check import find_type
 from perception.training.export.mmseg_model import fingerprint_of
 from perception.training.hooks import check_state, unwrapped
-from perception.training.models.tasks import NETWORKS, TaskModel
+from perception.training.models.tasks import TaskModel
 
-_SIGNS = {"semantic": "decode_head.", "referring": "network.decoder.", "depth": "network.head."}  # in checkpoints
 _ADAPTERS = {
-    "referring": "perception.ReferringSegmentor",
-    "depth": "perception.DepthEstimator",
+    **{task: row.adapter for task, row in TASKS.items() if row.adapter},
     "the source style": "perception.SourceGenerator",
     "control": "perception.ControlGenerator",
 }
+
+
+def trained_config(folder: Path) -> dict[str, Any]:
+    """The config.json of an artifact folder, whose arguments its network takes: a config is made of them.
+
+    Raises:
+        UserError: as `read_artifact`, and for arguments that the network does not take.
+    """
+    artifact = read_artifact(folder)
+    imported(artifact.row.network).check_config(artifact.config, folder)
+    return artifact.config
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -65,7 +76,7 @@ def check_task(config: Config, state: Mapping[str, Tensor], artifact: dict[str, 
         raise UserError(
             f"{source} is a checkpoint of VPD's authors; make a folder of it with `perception convert` first"
         )
-    signs = (task for task, prefix in _SIGNS.items() if any(name.startswith(prefix) for name in state))
+    signs = (task for task, row in TASKS.items() if any(name.startswith(row.sign) for name in state))
     wanted = task_of(config)
     task = artifact.get("task", "semantic") if artifact else next(signs, wanted)
     if task != wanted:
@@ -77,7 +88,7 @@ def take_model(config: Config, artifact: dict[str, Any]) -> None:
     task = artifact.get("task", "semantic")
     if task != "semantic":
         arguments = {key: value for key, value in artifact.items() if key != "metrics"}
-        config.model.network = {"type": NETWORKS[task], **arguments}
+        config.model.network = {"type": imported(TASKS[task].network), **arguments}
         return
     store = config.model.backbone.get("store")
     own = artifact["model"]

@@ -21,7 +21,6 @@ from perception.training.models.features import StoredFeatures, open_store
 from perception.training.models.frozen import shared_backbone
 from perception.training.registry import MODELS
 
-NETWORKS: dict[str, type[TaskNetwork]] = {"referring": ReferringNet, "depth": DepthNet}
 Samples = Sequence[SegDataSample]
 
 

@@ -125,7 +125,6 @@ def test_rows() -> None:
         part = condition[index]
         assert part.hidden.flatten().tolist() == rows and part.pooled.flatten().tolist() == rows
         assert part.extra["time_ids"].flatten().tolist() == [r + 1 for r in rows]
-    assert condition.repeat_interleave(2).hidden.flatten().tolist() == [0, 0, 1, 1, 2, 2]
     assert condition[1].expand(4).hidden.flatten().tolist() == [1] * 4
     assert condition.to(torch.float64).pooled.dtype == torch.float64
     with pytest.raises(UserError, match="the condition has 3 rows for a batch of 2"):

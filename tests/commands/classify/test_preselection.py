@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from perception.classification.prompts import class_prompts
 from perception.classification.stopping.schedules import Exhaustive
 from perception.classification.transforms import CROPS, AdmTransform, ClassifierTransform
 from perception.commands.classify import command as classify
+from perception.errors import UserError
 from perception.jobs.items import Item
 
 MANY = ",".join(f"thing {i}" for i in range(9))
@@ -73,6 +75,9 @@ def test_clip_is_told_the_prompts_and_not_what_a_class_conditional_model_is_told
     job = ClassifyJob(load_backbone("mini-dit", device="cpu"), options)
     assert job.prompts.prompts == ("3", "5", "7", "0") and job.prompts.classes == (0, 1, 1, 2)
     assert torch.equal(job.clip.vectors, ClipPreselection(clip_folder, prompts).vectors)
+    for alone in ({"preselect": None}, {"clip": None}):
+        with pytest.raises(UserError, match="`preselect` and `clip` belong together"):
+            replace(options, **alone)
 
 
 def test_another_clip_model_is_another_job(run, folder, clip_folder, make_clip, tmp_path):
