@@ -189,7 +189,7 @@ def test_dry_run_writes_nothing(segment, photos, tmp_path, capsys):
         (["--classes", "road,skye"], "has no class 'skye'; did you mean 'sky'?"),
         (["--classes", "zebra"], "has no class 'zebra'; choose among road, sky, traffic light."),
         (["--size", "100"], "size 100x100 does not fit: both sides must be multiples of 64; try 128x128."),
-        (["--model", "/nowhere"], "/nowhere is no folder; --model takes the folder of a trained model"),
+        (["--model", "/nowhere"], "/nowhere is no folder; name the folder of a trained model"),
         (["--maps"], "this model reads no attention maps; leave --maps out"),
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--backbone", "/nowhere/at/all"], "/nowhere/at/all"),
