@@ -37,7 +37,7 @@ def test_half_the_bytes_and_nearly_the_same_depth(trained, tmp_path, capsys):
 
 def test_what_is_refused(trained, tmp_path, capsys):
     assert tool([str(tmp_path), "depth", "--heads", str(tmp_path / "heads")]) == 2
-    assert "is no folder of a trained head: config.json is missing" in capsys.readouterr().err
+    assert "is no folder of a trained model: config.json is missing" in capsys.readouterr().err
     (tmp_path / "heads").mkdir()
     trained.rename(tmp_path / "heads" / "mini-depth")
     trained = tmp_path / "heads" / "mini-depth"
