@@ -1,8 +1,7 @@
 """When to draw which (timestep, noise) samples, and when to stop: the staged schedule of the reference.
 
 A stopping rule is a frozen description. It lays out blocks of samples beforehand and, after each block, looks at the
-error table of one image and says which candidates stay. It holds no state and never touches the denoiser, so any
-rule that needs nothing but paired errors (halving, paired tests, confidence sequences) is another small class here.
+error table of one image and says which candidates stay. It holds no state and never touches the denoiser.
 
 Source: Li et al. 2023, arXiv 2303.16203, algorithm 2; where paper and released code differ, the code is followed.
 """
@@ -39,10 +38,7 @@ class Decision:
 
 
 class StoppingRule(Protocol):
-    """Which samples to draw, and whom to drop after each block of them.
-
-    Optional member `group: int`: so many neighbouring samples count as one in tests and standard errors.
-    """
+    """Which samples to draw, and whom to drop after each block of them."""
 
     @property
     def name(self) -> str:
