@@ -33,18 +33,18 @@ def images():
     return [Image.fromarray(random.integers(0, 255, (40 + i, 60, 3), dtype=np.uint8)) for i in range(3)]
 
 
-def _ranked(screen, images):
-    return screen([screen.pixels(image) for image in images])
+def _ranked(preselection, images):
+    return preselection([preselection.pixels(image) for image in images])
 
 
 def test_similarities_are_those_of_transformers(clip_folder, images):
-    screen = ClipPreselection(clip_folder, TEMPLATES)
+    preselection = ClipPreselection(clip_folder, TEMPLATES)
     processor, model = CLIPProcessor.from_pretrained(clip_folder), CLIPModel.from_pretrained(clip_folder).eval()
     inputs = processor(text=list(TEMPLATES.prompts), images=images, padding=True, return_tensors="pt")
     with torch.no_grad():
         cosines = model(**inputs).logits_per_image / model.logit_scale.exp()  # [3, 12]
     means = cosines.reshape(3, 6, 2).mean(2)
-    for ranking, mean in zip(_ranked(screen, images), means, strict=True):
+    for ranking, mean in zip(_ranked(preselection, images), means, strict=True):
         assert sorted(ranking.classes) == list(range(6))
         assert list(ranking.similarities) == sorted(ranking.similarities, reverse=True)
         wanted = mean[list(ranking.classes)].tolist()
@@ -55,10 +55,10 @@ def test_similarities_are_those_of_transformers(clip_folder, images):
 def test_rankings_do_not_depend_on_batch_or_global_generator(clip_folder, images):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    screen = ClipPreselection(clip_folder, CLASSES)
+    preselection = ClipPreselection(clip_folder, CLASSES)
     assert torch.equal(torch.get_rng_state(), state)
-    together = _ranked(screen, images)
-    assert together == [each for image in reversed(images) for each in _ranked(screen, [image])][::-1]
+    together = _ranked(preselection, images)
+    assert together == [each for image in reversed(images) for each in _ranked(preselection, [image])][::-1]
     assert together == _ranked(ClipPreselection(clip_folder, CLASSES), images)
     assert len({ranking.classes for ranking in together}) > 1  # images are told apart
 

@@ -195,6 +195,15 @@ def test_a_rival_leaves_at_the_limit_of_the_formula(n, doubt):
     expected = t > max(limit, 0)
     assert 0 < expected.sum() < 400
     assert Racing(100, doubt=doubt).behind(gaps).tolist() == expected.tolist()
+    unit = torch.from_numpy(stats.zscore(gaps[0].numpy(), ddof=1))
+    close = torch.stack([unit + (max(limit, 0) + step) / math.sqrt(n) for step in (-1e-6, 1e-6)])
+    assert Racing(100, doubt=doubt).behind(close).tolist() == [False, True]
+
+
+def test_a_rival_level_with_the_leader_stays():
+    """On 90 of 100 samples the limit is 0, and so is t."""
+    gaps = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(45)[None]
+    assert Racing(100).behind(gaps).tolist() == [False]
 
 
 def test_a_budget_cuts_the_most_rows():
@@ -202,3 +211,13 @@ def test_a_budget_cuts_the_most_rows():
     assert rule.ends() == [4, 6, 8, 10]
     assert Racing(10).most_rows([2, 5, 8]) == (15, 15, 15, 15)
     assert rule.most_rows([2, 5, 8]) == (15, 15, 5, 0)  # 60, 30, and 10 of 30 evaluations
+
+
+def test_a_budget_may_be_spent_to_its_last_evaluation():
+    errors = errors_of(6, gap=0.0, samples=10, seed=5)
+    assert Racing(10, budget=24).most_rows([1] * 6) == (6, 0, 0, 0)
+    whole, _ = race(Racing(10), errors)
+    assert [len(alive) for alive in whole.history[:2]] == [6, 6]
+    for budget, spent in ((35, 24), (36, 36)):  # 6 candidates on 4 samples, and on 2 more
+        table, stop = race(Racing(10, budget=budget), errors)
+        assert (table.evaluations, stop) == (spent, "budget spent")

@@ -47,9 +47,9 @@ def test_clip_preselects(run, folder, clip_folder, tmp_path):
         assert status == 0
         assert "preselected by CLIP" not in printed  # there is no truth to compare with
     one, four = (sorted(map(json.loads, (tmp_path / n / "manifest.jsonl").open()), key=_id) for n in ("1", "4"))
-    screen = ClipPreselection(clip_folder, class_prompts(names, ["a {}.", "my {}"]))
+    preselection = ClipPreselection(clip_folder, class_prompts(names, ["a {}.", "my {}"]))
     for record, other in zip(one, four, strict=True):
-        (ranking,) = screen([screen.pixels(Image.open(next(folder.parent.rglob(record["id"]))))])
+        (ranking,) = preselection([preselection.pixels(Image.open(next(folder.parent.rglob(record["id"]))))])
         assert record["preselected_by"] == str(clip_folder)
         best = dict(zip([names[c] for c in ranking.classes], ranking.similarities, strict=True))
         assert record["preselected"] == list(ranking.classes[:3])
