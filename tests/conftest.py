@@ -25,7 +25,13 @@ from perception.backbones import DiffusionBackbone, load_backbone
 from perception.backbones.shipped import MINI
 
 SHIPPED = ("mini",) if (MINI / "model_index.json").is_file() else ()
+LONG = ("test_ray_kill", "test_engines", "test_waterfall", "test_command_kill", "test_distributed")
 KINDS = ("sd1", "sd2_v_prediction", "sdxl", "tiny_autoencoder", *SHIPPED)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of a minute or more come first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_configure() -> None:
