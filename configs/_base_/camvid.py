@@ -17,7 +17,8 @@ from perception.training.metrics import SegmentationIoU
 with read_base():
     from .loaders import *
 
-_camvid = {"type": CamVid, "data_root": getenv("PERCEPTION_CAMVID", "data/camvid")}
+_root = getenv("PERCEPTION_CAMVID", "data/camvid")
+_camvid = {"type": CamVid, "data_root": _root}
 _resize = {"type": Resize, "scale": (320, 256), "keep_ratio": False}  # width, height
 _labels = {"type": ReadLabels, "num_classes": 11}
 _pack = {"type": PackSegInputs}
