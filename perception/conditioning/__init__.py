@@ -5,8 +5,8 @@ from perception.conditioning.base import Conditioning
 from perception.conditioning.build import build_conditioning
 from perception.conditioning.sentences import EmptyPrompt, Sentences
 from perception.conditioning.table import class_table
-from perception.conditioning.templates import IMAGENET_TEMPLATES
 from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens
+from perception.data.templates import IMAGENET_TEMPLATES
 
 __all__ = [
     "IMAGENET_TEMPLATES",
