@@ -15,15 +15,17 @@ with read_base():
 
 _train = [{"type": ReadRecord}, {"type": FlipOddViews}, {"type": PackSegInputs}]
 _test = [{"type": ReadRecord}, {"type": PackSegInputs}]
-_scenes = {"type": WorldScenes, "domain": "clear", "cache": "runs/world"}
-_held_out = {**_scenes, "count": 200, "pipeline": _test, "test_mode": True}
+_scenes = {"domain": "clear", "cache": "runs/world"}
+_held_out = {"count": 200, **_scenes, "pipeline": _test, "test_mode": True}
 
 train_dataloader.update({"num_workers": 2})
 train_dataloader["dataset"] = {
     "type": FixedViews,
     "views": 1,
-    "dataset": {**_scenes, "split": "train", "count": 2000, "pipeline": _train},
+    "dataset": {"type": WorldScenes, "split": "train", "count": 2000, **_scenes, "pipeline": _train},
 }
-val_dataloader.update({"batch_size": 16, "num_workers": 2, "dataset": {**_held_out, "split": "val"}})
-test_dataloader.update({"batch_size": 16, "num_workers": 2, "dataset": {**_held_out, "split": "test"}})
+val_dataloader.update({"batch_size": 16, "num_workers": 2})
+val_dataloader["dataset"] = {"type": WorldScenes, "split": "val", **_held_out}
+test_dataloader.update({"batch_size": 16, "num_workers": 2})
+test_dataloader["dataset"] = {"type": WorldScenes, "split": "test", **_held_out}
 val_evaluator = test_evaluator = {"type": SegmentationIoU}
