@@ -7,46 +7,33 @@ annotations/<split>/<stem>.png (0..10, 255 = ignore) for train, val and test; co
 from os import getenv
 
 from mmcv.transforms import Resize
-from mmengine.dataset import DefaultSampler
-from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from mmengine.config import read_base
 from mmseg.datasets import PackSegInputs
-from perception.training.data.datasets import CamVid, FixedViews
+from perception.training.data.records import CamVid
 from perception.training.data.transforms import FlipOddViews, ReadImage, ReadLabels
+from perception.training.data.views import FixedViews
 from perception.training.metrics import SegmentationIoU
 
+with read_base():
+    from .loaders import *
+
 _root = getenv("PERCEPTION_CAMVID", "data/camvid")
+_camvid = {"type": CamVid, "data_root": _root}
 _resize = {"type": Resize, "scale": (320, 256), "keep_ratio": False}  # width, height
 _labels = {"type": ReadLabels, "num_classes": 11}
 _pack = {"type": PackSegInputs}
 _train = [{"type": ReadImage}, _labels, _resize, {"type": FlipOddViews}, _pack]
 _test = [{"type": ReadImage}, _resize, _labels, _pack]  # labels behind the resizing: evaluated at the original size
 
-train_dataloader = {
-    "batch_size": 8,
-    "num_workers": 1,
-    "persistent_workers": True,
-    "sampler": {"type": DefaultSampler, "shuffle": True},
-    "dataset": {
-        "type": FixedViews,
-        "views": 1,
-        "dataset": {"type": CamVid, "data_root": _root, "split": "train", "pipeline": _train},
-    },
+_held_out = {**_camvid, "pipeline": _test, "test_mode": True}
+
+train_dataloader.update({"batch_size": 8, "num_workers": 1})
+train_dataloader["dataset"] = {
+    "type": FixedViews,
+    "views": 1,
+    "dataset": {**_camvid, "split": "train", "pipeline": _train},
 }
-val_dataloader = {
-    "batch_size": 8,
-    "num_workers": 1,
-    "persistent_workers": True,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {"type": CamVid, "data_root": _root, "split": "val", "pipeline": _test, "test_mode": True},
-}
-test_dataloader = {
-    "batch_size": 8,
-    "num_workers": 1,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {"type": CamVid, "data_root": _root, "split": "test", "pipeline": _test, "test_mode": True},
-}
-val_evaluator = {"type": SegmentationIoU}
-test_evaluator = {"type": SegmentationIoU}
-train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 10, "val_interval": 5}
-val_cfg = {"type": ValLoop}
-test_cfg = {"type": TestLoop}
+val_dataloader.update({"batch_size": 8, "num_workers": 1, "dataset": {**_held_out, "split": "val"}})
+test_dataloader.update({"batch_size": 8, "num_workers": 1, "dataset": {**_held_out, "split": "test"}})
+val_evaluator = test_evaluator = {"type": SegmentationIoU}
+train_cfg.update({"max_epochs": 10, "val_interval": 5})

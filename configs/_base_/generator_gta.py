@@ -12,15 +12,14 @@ from mmengine.dataset import DefaultSampler
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, ValLoop
 from mmseg.datasets import PackSegInputs
-from mmseg.models import SegDataPreProcessor
-from perception.training.data.datasets import FixedViews
 from perception.training.data.generator_data import SourceCrops
-from perception.training.data.samplers import EpochViews
+from perception.training.data.views import EpochViews, FixedViews
 from perception.training.generator_pictures import SamplePictures
 from perception.training.metrics import DenoisingLoss
 from torch.optim import AdamW
 
 with read_base():
+    from .rgb01 import *
     from .runtime import *
 
 _crops = {
@@ -36,14 +35,7 @@ model = {
     "posterior": "sample",
     "checkpointing": True,
     "data_licence": "GTA 5 frames (Richter et al. 2016): research use only",
-    "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
-        "size_divisor": 64,
-        "test_cfg": {"size_divisor": 64},
-    },
+    "data_preprocessor": {**rgb01, "size_divisor": 64, "test_cfg": {"size_divisor": 64}},
 }
 train_dataloader = {
     "batch_size": 1,

@@ -5,13 +5,13 @@ then on.
 """
 
 from mmengine.config import read_base
-from mmseg.models import SegDataPreProcessor
-from perception.training.data.samplers import EpochViews
+from perception.training.data.views import EpochViews
 from perception.training.generator_pictures import SamplePictures
 from perception.training.metrics import DenoisingLoss
 
 with read_base():
     from .adamw import *
+    from .rgb01 import *
     from .runtime import *
     from .world import *
 
@@ -20,14 +20,7 @@ model = {
     "timesteps": "stratified",
     "store": "runs/store",
     "data_licence": "Apache-2.0 (the miniature world, part of perception)",
-    "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
-        "size_divisor": 64,
-        "test_cfg": {"size_divisor": 64},
-    },
+    "data_preprocessor": {**rgb01, "size_divisor": 64, "test_cfg": {"size_divisor": 64}},
 }
 train_dataloader["num_workers"] = 1
 train_dataloader["sampler"] = {"type": EpochViews}

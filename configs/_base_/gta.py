@@ -11,8 +11,8 @@ from mmengine.config import read_base
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.datasets import PackSegInputs, PhotoMetricDistortion
 from perception.training.data.mixing import MixedSampler, MixedSources, RareClasses
-from perception.training.data.street_sets import RareClassCrop, StreetScenes
-from perception.training.data.transforms import ReadImage, ReadLabels
+from perception.training.data.records import StreetScenes
+from perception.training.data.transforms import RareClassCrop, ReadImage, ReadLabels
 
 with read_base():
     from .street_targets import *
@@ -36,11 +36,7 @@ _gta = {
         ],
     },
 }
-train_dataloader = {
-    "batch_size": 2,
-    "num_workers": 4,
-    "persistent_workers": True,
-    "sampler": {"type": MixedSampler},
-    "dataset": {"type": MixedSources, "datasets": [_gta], "names": ["gta"], "shares": None},
-}
+train_dataloader["batch_size"] = 2
+train_dataloader["sampler"] = {"type": MixedSampler}
+train_dataloader["dataset"] = {"type": MixedSources, "datasets": [_gta], "names": ["gta"], "shares": None}
 train_cfg = {"type": IterBasedTrainLoop, "max_iters": 40000, "val_interval": 4000}

@@ -10,64 +10,32 @@ the size of the photograph.
 
 from os import getenv
 
-from mmengine.dataset import DefaultSampler
-from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from mmengine.config import read_base
 from mmseg.datasets import PackSegInputs
-from perception.training.data.datasets import FixedViews
-from perception.training.data.prompted_datasets import RefCOCO
-from perception.training.data.prompted_transforms import ReadReference, Squash
-from perception.training.data.samplers import EpochViews
+from perception.training.data.augment import Squash
+from perception.training.data.records import ReadRecord, RefCOCO
+from perception.training.data.views import EpochViews, FixedViews
 from perception.training.metrics import ReferringIoU
 
-_root = getenv("PERCEPTION_REFCOCO", "data/refcoco")
+with read_base():
+    from .loaders import *
+
 _pipeline = [
-    {"type": ReadReference},
+    {"type": ReadRecord},
     {"type": Squash, "size": (512, 512), "maps": True},
     {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "sentence", "name"]},
 ]
+_sentences = {
+    "type": RefCOCO,
+    "data_root": getenv("PERCEPTION_REFCOCO", "data/refcoco"),
+    "name": "refcoco",
+    "pipeline": _pipeline,
+}
+_held_out = {**_sentences, "split": "val", "every": True, "test_mode": True}
 
-train_dataloader = {
-    "batch_size": 4,
-    "num_workers": 4,
-    "persistent_workers": True,
-    "sampler": {"type": EpochViews, "shuffle": True},
-    "dataset": {
-        "type": FixedViews,
-        "views": 40,
-        "dataset": {"type": RefCOCO, "data_root": _root, "name": "refcoco", "split": "train", "pipeline": _pipeline},
-    },
-}
-val_dataloader = {
-    "batch_size": 8,
-    "num_workers": 4,
-    "persistent_workers": True,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {
-        "type": RefCOCO,
-        "data_root": _root,
-        "name": "refcoco",
-        "split": "val",
-        "every": True,
-        "pipeline": _pipeline,
-        "test_mode": True,
-    },
-}
-test_dataloader = {
-    "batch_size": 8,
-    "num_workers": 4,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {
-        "type": RefCOCO,
-        "data_root": _root,
-        "name": "refcoco",
-        "split": "val",
-        "every": True,
-        "pipeline": _pipeline,
-        "test_mode": True,
-    },
-}
-val_evaluator = {"type": ReferringIoU}
-test_evaluator = {"type": ReferringIoU}
-train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 40, "val_interval": 1}
-val_cfg = {"type": ValLoop}
-test_cfg = {"type": TestLoop}
+train_dataloader.update({"batch_size": 4, "sampler": {"type": EpochViews, "shuffle": True}})
+train_dataloader["dataset"] = {"type": FixedViews, "views": 40, "dataset": {**_sentences, "split": "train"}}
+val_dataloader.update({"batch_size": 8, "dataset": _held_out})
+test_dataloader.update({"batch_size": 8, "dataset": {**_held_out}})
+val_evaluator = test_evaluator = {"type": ReferringIoU}
+train_cfg.update({"max_epochs": 40, "val_interval": 1})

@@ -5,24 +5,18 @@ The images are squashed to one size, so each is encoded once and its latent kept
 
 from mmengine.config import read_base
 from mmengine.optim import OptimWrapper
-from mmseg.models import SegDataPreProcessor
 from perception.segmentation.referring import ReferringNet
 from perception.training.models.tasks import ReferringSegmentor
 from perception.training.param_groups import PolyDecayLR, VPDParamGroups
 from torch.optim import AdamW
 
 with read_base():
+    from .rgb01 import *
     from .runtime import *
 
 model = {
     "type": ReferringSegmentor,
-    "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
-        "size_divisor": 1,
-    },
+    "data_preprocessor": {**rgb01, "size_divisor": 1},
     "network": {
         "type": ReferringNet,
         "backbone": "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -6,12 +6,14 @@ Data: PERCEPTION_CITYSCAPES, PERCEPTION_BDD100K, PERCEPTION_MAPILLARY, PERCEPTIO
 data/<name>; `perception.data.street_sets` has the layouts, those of the archives (Mapillary: v1.2).
 """
 
-from mmengine.dataset import DefaultSampler
-from mmengine.runner import TestLoop, ValLoop
+from mmengine.config import read_base
 from mmseg.datasets import PackSegInputs
-from perception.training.data.street_sets import FitTestScale, StreetScenes
-from perception.training.data.transforms import ReadImage, ReadLabels
+from perception.training.data.records import StreetScenes
+from perception.training.data.transforms import FitTestScale, ReadImage, ReadLabels
 from perception.training.metrics import SegmentationIoU
+
+with read_base():
+    from .loaders import *
 
 _test = [
     {"type": ReadImage},
@@ -19,15 +21,12 @@ _test = [
     {"type": ReadLabels, "num_classes": 19},
     {"type": PackSegInputs},
 ]
-val_dataloader = {
-    "batch_size": 1,
-    "num_workers": 4,
-    "persistent_workers": True,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {"type": StreetScenes, "domain": "cityscapes", "split": "val", "pipeline": _test, "test_mode": True},
+val_dataloader["dataset"] = {
+    "type": StreetScenes,
+    "domain": "cityscapes",
+    "split": "val",
+    "pipeline": _test,
+    "test_mode": True,
 }
 test_dataloader = val_dataloader
-val_evaluator = {"type": SegmentationIoU}
-test_evaluator = {"type": SegmentationIoU}
-val_cfg = {"type": ValLoop}
-test_cfg = {"type": TestLoop}
+val_evaluator = test_evaluator = {"type": SegmentationIoU}

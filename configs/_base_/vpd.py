@@ -4,18 +4,19 @@ Four maps at strides 8, 16, 32 and 64; at 16 and 32 the averaged cross-attention
 class. `in_channels` and `feature_strides` are filled in.
 """
 
-from mmseg.models import FPN, CrossEntropyLoss, EncoderDecoder, FPNHead, SegDataPreProcessor
+from mmengine.config import read_base
+from mmseg.models import FPN, CrossEntropyLoss, EncoderDecoder, FPNHead
 from perception.training.models.features import VPDFeatures
+
+with read_base():
+    from .rgb01 import *
 
 _norm = {"type": "BN", "requires_grad": True}
 
 model = {
     "type": EncoderDecoder,
     "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
+        **rgb01,
         "pad_val": 0,
         "seg_pad_val": 255,
         "size_divisor": 64,

@@ -4,70 +4,21 @@
 Scenes are rendered when first asked for and kept in runs/world.
 """
 
-from mmengine.dataset import DefaultSampler
-from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from mmengine.config import read_base
 from mmseg.datasets import PackSegInputs
-from perception.training.data.datasets import FixedViews
-from perception.training.data.prompted_datasets import WorldExpressions
-from perception.training.data.prompted_transforms import RenderExpression
+from perception.training.data.records import ReadRecord, WorldExpressions
 from perception.training.metrics import ReferringIoU
 
-_cache = "runs/world"
+with read_base():
+    from .world import *
+
 _pipeline = [
-    {"type": RenderExpression, "cache": _cache},
+    {"type": ReadRecord},
     {"type": PackSegInputs, "meta_keys": ["img_path", "ori_shape", "img_shape", "sentence", "name"]},
 ]
-
-train_dataloader = {
-    "batch_size": 16,
-    "num_workers": 2,
-    "persistent_workers": True,
-    "sampler": {"type": DefaultSampler, "shuffle": True},
-    "dataset": {
-        "type": FixedViews,
-        "views": 2,
-        "dataset": {
-            "type": WorldExpressions,
-            "split": "train",
-            "count": 2000,
-            "domain": "clear",
-            "pipeline": _pipeline,
-        },
-    },
-}
-val_dataloader = {
-    "batch_size": 16,
-    "num_workers": 2,
-    "persistent_workers": True,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {
-        "type": WorldExpressions,
-        "split": "val",
-        "count": 50,
-        "domain": "clear",
-        "every": True,
-        "cache": _cache,
-        "pipeline": _pipeline,
-        "test_mode": True,
-    },
-}
-test_dataloader = {
-    "batch_size": 16,
-    "num_workers": 2,
-    "sampler": {"type": DefaultSampler, "shuffle": False, "round_up": False},
-    "dataset": {
-        "type": WorldExpressions,
-        "split": "test",
-        "count": 200,
-        "domain": "clear",
-        "every": True,
-        "cache": _cache,
-        "pipeline": _pipeline,
-        "test_mode": True,
-    },
-}
-val_evaluator = {"type": ReferringIoU}
-test_evaluator = {"type": ReferringIoU}
-train_cfg = {"type": EpochBasedTrainLoop, "max_epochs": 8, "val_interval": 4}
-val_cfg = {"type": ValLoop}
-test_cfg = {"type": TestLoop}
+for _owner in (train_dataloader["dataset"], val_dataloader, test_dataloader):
+    _owner["dataset"].update({"type": WorldExpressions, "pipeline": _pipeline})
+train_dataloader["dataset"]["views"] = 2
+val_dataloader["dataset"].update({"count": 50, "every": True})
+test_dataloader["dataset"].update({"every": True})
+val_evaluator = test_evaluator = {"type": ReferringIoU}

@@ -9,9 +9,8 @@ from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.datasets import PackSegInputs
-from perception.training.data.datasets import WorldScenes
 from perception.training.data.mixing import MixedSampler, MixedSources
-from perception.training.data.transforms import RenderScene
+from perception.training.data.records import ReadRecord
 from perception.training.source_counts import ChannelsLast
 
 with read_base():
@@ -26,23 +25,13 @@ model["neck"].update({"num_outs": 4})
 model["decode_head"].update({"in_index": [0, 1, 2, 3]})
 
 _source = {
-    "type": WorldScenes,
-    "split": "train",
+    **train_dataloader["dataset"]["dataset"],
     "count": 1000,
-    "domain": "clear",
-    "pipeline": [
-        {"type": RenderScene, "cache": "runs/world"},
-        {"type": RandomFlip, "prob": 0.5},
-        {"type": PackSegInputs},
-    ],
+    "pipeline": [{"type": ReadRecord}, {"type": RandomFlip, "prob": 0.5}, {"type": PackSegInputs}],
 }
-train_dataloader = {
-    "batch_size": 16,
-    "num_workers": 1,
-    "persistent_workers": True,
-    "sampler": {"type": MixedSampler},
-    "dataset": {"type": MixedSources, "datasets": [_source], "names": ["clear"], "shares": None},
-}
+train_dataloader["num_workers"] = 1
+train_dataloader["sampler"] = {"type": MixedSampler}
+train_dataloader["dataset"] = {"type": MixedSources, "datasets": [_source], "names": ["clear"], "shares": None}
 val_dataloader.update({"num_workers": 1})
 val_dataloader["dataset"].update({"count": 100})
 test_dataloader.update({"num_workers": 1})

@@ -14,7 +14,7 @@ from os import getenv
 from mmcv.transforms import RandomFlip
 from mmengine.config import read_base
 from mmseg.datasets import PackSegInputs
-from perception.training.data.street_sets import GeneratedScenes
+from perception.training.data.records import GeneratedScenes
 from perception.training.data.transforms import ReadImage, ReadLabels
 
 with read_base():

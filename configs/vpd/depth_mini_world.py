@@ -14,25 +14,18 @@ must be below both on 100 scenes. From the second epoch on neither VAE nor denoi
 """
 
 from mmengine.config import read_base
-from mmseg.models import SegDataPreProcessor
 from perception.depth import DepthNet
 from perception.training.models.tasks import DepthEstimator
 
 with read_base():
     from .._base_.adamw import *
+    from .._base_.rgb01 import *
     from .._base_.runtime import *
     from .._base_.world_depth import *
 
 model = {
     "type": DepthEstimator,
-    "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
-        "size_divisor": 1,
-        "seg_pad_val": 0,  # no measurement
-    },
+    "data_preprocessor": {**rgb01, "size_divisor": 1, "seg_pad_val": 0},  # no measurement
     "network": {
         "type": DepthNet,
         "backbone": "mini",

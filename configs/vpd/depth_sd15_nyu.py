@@ -18,7 +18,6 @@ activations of 3 images. Other photographs:
 
 from mmengine.config import read_base
 from mmengine.optim import OptimWrapper
-from mmseg.models import SegDataPreProcessor
 from perception.depth import DepthNet
 from perception.training.models.tasks import DepthEstimator
 from perception.training.param_groups import RiseAndFallLR, VPDParamGroups
@@ -26,18 +25,12 @@ from torch.optim import AdamW
 
 with read_base():
     from .._base_.nyu import *
+    from .._base_.rgb01 import *
     from .._base_.runtime import *
 
 model = {
     "type": DepthEstimator,
-    "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
-        "size_divisor": 1,
-        "seg_pad_val": 0,  # no measurement
-    },
+    "data_preprocessor": {**rgb01, "size_divisor": 1, "seg_pad_val": 0},  # no measurement
     "network": {
         "type": DepthNet,
         "backbone": "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -18,24 +18,18 @@ what is referred to, few pixels, weighs more. The store holds latents alone.
 """
 
 from mmengine.config import read_base
-from mmseg.models import SegDataPreProcessor
 from perception.segmentation.referring import ReferringNet
 from perception.training.models.tasks import ReferringSegmentor
 
 with read_base():
     from .._base_.adamw import *
+    from .._base_.rgb01 import *
     from .._base_.runtime import *
     from .._base_.world_expressions import *
 
 model = {
     "type": ReferringSegmentor,
-    "data_preprocessor": {
-        "type": SegDataPreProcessor,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255.0, 255.0, 255.0],  # RGB in [0, 1]
-        "bgr_to_rgb": True,
-        "size_divisor": 1,
-    },
+    "data_preprocessor": {**rgb01, "size_divisor": 1},
     "network": {
         "type": ReferringNet,
         "backbone": "mini",

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from perception.classification.prompts import DEFAULT_TEMPLATE, PromptSet, class_prompts, prompt_table
-from perception.classification.templates import TEMPLATE_SETS
 from perception.data import classification_sets as layouts
 from perception.data import unpacking
 from perception.data.classification_sets import LabelledImage, class_folders, first_folder, folder_images
+from perception.data.templates import TEMPLATE_SETS
 from perception.errors import UserError
 
 Templates = Sequence[str] | None
@@ -28,7 +28,7 @@ class ClassificationSet:
     prompts: PromptSet
     mean_per_class: bool = False  # the figure that papers report; else top-1 (Kornblith et al. 2019)
     border: int = 0  # pixels to cut from each side first (ObjectNet: 2)
-    preset: str | None = None  # its published settings in perception.classification.presets
+    preset: str | None = None  # its name in PRESETS
     numbers: tuple[tuple[int, ...], ...] | None = None  # per class: the classes of ImageNet (0 to 999) that it is
 
     def per_class(self, images: int) -> ClassificationSet:
@@ -235,3 +235,38 @@ SETS: dict[str, _Info] = {
     "folder": _Info(_folders()),
 }
 """The sets that `classification_set` knows; all are test splits, Caltech-101 and EuroSAT have none and come whole."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Published stages and loss of one data set (Li et al. 2023, command list of the release; SD 2.0-base, 512 px).
+
+    The accuracy is in percent, mean per class where that is customary.
+    """
+
+    samples: tuple[int, ...]
+    keep: tuple[int, ...]
+    loss: str
+    accuracy: float | None = None
+
+
+_FOUR = (20, 50, 100, 500), (20, 10, 5, 1)
+
+PRESETS: dict[str, Preset] = {
+    "food": Preset(*_FOUR, "l2", 77.7),
+    "cifar10": Preset((50, 500), (5, 1), "l1", 88.5),
+    "cifar100": Preset(*_FOUR, "l1", 67.7),
+    "aircraft": Preset(*_FOUR, "l2", 26.4),
+    "pets": Preset((25, 250), (5, 1), "l1", 87.3),
+    "flowers": Preset(*_FOUR, "l1", 66.3),
+    "stl10": Preset((100, 500), (5, 1), "l1", 95.4),
+    "imagenet": Preset((50, 100, 500, 1000), (500, 50, 10, 1), "l2", 61.4),
+    "objectnet": Preset((50, 100, 500, 1000), (25, 10, 5, 1), "l2", 43.4),
+}
+
+
+def preset(name: str) -> Preset:
+    """Look up a preset. Raises UserError naming the known ones."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

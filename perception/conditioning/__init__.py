@@ -3,8 +3,8 @@
 from perception.conditioning.base import Conditioning, TextAdapter
 from perception.conditioning.build import build_conditioning
 from perception.conditioning.sentences import EmptyPrompt, Sentences
-from perception.conditioning.templates import IMAGENET_TEMPLATES
 from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens, class_table
+from perception.data.templates import IMAGENET_TEMPLATES
 
 __all__ = [
     "IMAGENET_TEMPLATES",

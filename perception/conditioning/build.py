@@ -10,8 +10,8 @@ from torch import Tensor
 from perception.backbones.backbone import DiffusionBackbone
 from perception.conditioning.base import Conditioning
 from perception.conditioning.sentences import EmptyPrompt, Sentences
-from perception.conditioning.templates import IMAGENET_TEMPLATES
 from perception.conditioning.tokens import ClassId, ClassNames, LearnedTokens, class_table
+from perception.data.templates import IMAGENET_TEMPLATES
 from perception.errors import UserError
 
 ConditioningKind = Literal["class_names", "learned", "captions", "empty", "class_id"]

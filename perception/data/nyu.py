@@ -10,13 +10,15 @@ millimetres, 0 = no measurement.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.images import read_image
 from perception.data.inputs import read_text
 from perception.data.picture_files import DAMAGED, LABEL_FORMATS, open_picture
 from perception.data.pictures import MILLIMETRES
@@ -61,6 +63,41 @@ class DepthFrame:
     name: str  # "<folder>_<file>"; rooms are recognised in it
     image: Path
     depth: Path
+
+
+class NYUDepth:
+    """A source of photographs with depth [metres] and their room.
+
+    Raises:
+        UserError: a missing folder or file list.
+    """
+
+    metainfo: ClassVar[Mapping[str, Any]] = {"task": "depth"}
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        folder: str,  # folder of the split, for example "sync" or "official_splits/test"
+        file_list: str | None = None,  # below data_root; None: every pair in the folder
+        count: int | None = None,  # the first so many frames
+        scale: float = MILLIMETRES,  # counts per metre
+    ) -> None:
+        self.frames, self.scale = read_frames(data_root, folder, file_list)[:count], scale
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def about(self, index: int) -> dict[str, Any]:
+        """`img_path`, `name` and, for the conditioning, the room in `given`."""
+        frame = self.frames[index]
+        return {"img_path": str(frame.image), "name": frame.name, "given": room_id(frame.name)}
+
+    def record(self, index: int) -> dict[str, Any]:
+        """`image` and `depth`. UserError: a bad file, or maps of different sizes."""
+        frame = self.frames[index]
+        image, depth = np.asarray(read_image(frame.image)), read_depth(frame.depth, self.scale)
+        check_depth(depth, image.shape[:2], str(frame.depth))
+        return {"image": image, "depth": depth}
 
 
 def room_id(name: str, rooms: Sequence[str] = NYU_ROOMS) -> int:

@@ -14,7 +14,7 @@ import io
 import operator
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.images import read_image
 from perception.data.inputs import read_input, read_json
 from perception.data.picture_files import MOST_PIXELS
 from perception.errors import UserError
@@ -48,6 +49,68 @@ class Reference:
     def mask(self) -> NDArray[np.bool_]:
         """Pixels [H, W] of the thing. UserError where the annotation is of another size."""
         return segmentation_mask(self.segmentation, self.size, f"reference {self.ref_id}")
+
+
+class RefCOCO:
+    """A source of photographs with sentences: one record per reference with all of its sentences, or one per sentence.
+
+    Raises:
+        UserError: a missing file or split, or an empty sentence.
+    """
+
+    metainfo: ClassVar[Mapping[str, Any]] = {"task": "referring"}
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        name: str,  # refcoco, refcoco+ or refcocog
+        split: str,  # train, val, testA, testB; refcocog: train, val, test
+        author: str | None = None,  # author of the split; default: unc, umd for refcocog
+        images: str = IMAGES,  # folder of the photographs below data_root
+        every: bool = False,  # one record per sentence (evaluation), with a `name`; else per reference (training)
+        count: int | None = None,  # the first so many references
+    ) -> None:
+        self.references = read_references(data_root, name, split, author, images)[:count]
+        self.entries = entries_of([len(reference.sentences) if every else None for reference in self.references])
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def about(self, index: int) -> dict[str, Any]:
+        """`img_path`, and the `name` of a sentence."""
+        place, number = self.entries[index]
+        reference = self.references[place]
+        name = {} if number is None else {"name": f"{reference.image.stem}_{reference.ref_id}_{number}"}
+        return {"img_path": str(reference.image), **name}
+
+    def record(self, index: int) -> dict[str, Any]:
+        """`image`, `sentences` and `masks` (the same for each), or `sentence` and `mask`."""
+        place, number = self.entries[index]
+        reference = self.references[place]
+        image, mask = read_photograph(reference), reference.mask
+        if number is not None:
+            return {"image": image, "sentence": reference.sentences[number], "mask": mask}
+        masks = [mask] * len(reference.sentences)
+        return {"image": image, "sentences": reference.sentences, "masks": masks, "key": str(reference.ref_id)}
+
+
+def entries_of(counts: Sequence[int | None]) -> list[tuple[int, int | None]]:
+    """(picture, number of the sentence) for every sentence; (picture, None) where a count is None: all in one."""
+    return [
+        (place, number) for place, count in enumerate(counts) for number in ([None] if count is None else range(count))
+    ]
+
+
+def read_photograph(reference: Reference) -> NDArray[np.uint8]:
+    """RGB [H, W, 3]. UserError: an image that is unreadable or of another size than its annotation."""
+    image = np.asarray(read_image(reference.image))
+    if image.shape[:2] != reference.size:
+        (height, width), (rows, columns) = reference.size, image.shape[:2]
+        raise UserError(
+            f"{reference.image} is {columns} x {rows} pixels, but instances.json says {width} x {height}; take the "
+            "photograph of COCO train2014"
+        )
+    return image
 
 
 def read_references(

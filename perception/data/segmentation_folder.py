@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from perception.data.images import read_image
 from perception.data.picture_files import DAMAGED, LABEL_FORMATS, open_picture
 from perception.errors import UserError
 
@@ -23,6 +25,55 @@ class LabelledImage:
     stem: str
     image: Path
     labels: Path
+
+
+class LabelledFiles:
+    """A source of image files with label maps."""
+
+    metainfo: Mapping[str, Any] = {}
+    label_map: Mapping[int, int] | None = None  # id in the files -> id in training
+    reduce_zero_label = False  # id 0 means ignore, the classes start at 1
+
+    def __init__(self, pairs: Sequence[LabelledImage]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def about(self, index: int) -> dict[str, Any]:
+        """Both files, and what the ids in the label map mean where they are no train ids."""
+        pair = self.pairs[index]
+        about: dict[str, Any] = {"img_path": str(pair.image), "seg_map_path": str(pair.labels)}
+        if self.label_map is not None:
+            about["label_map"] = self.label_map
+        return {**about, "reduce_zero_label": True} if self.reduce_zero_label else about
+
+    def record(self, index: int) -> dict[str, Any]:
+        """`image` and `labels` (train ids, 255 ignored). UserError: a bad file, or maps of different sizes."""
+        pair = self.pairs[index]
+        image = np.asarray(read_image(pair.image))
+        labels = train_ids(read_labels(pair.labels), self.label_map, self.reduce_zero_label)
+        check_labels(labels, image.shape[:2], len(self.metainfo["classes"]), 255, str(pair.labels))
+        return {"image": image, "labels": labels}
+
+
+class SegmentationFolder(LabelledFiles):
+    """Images and label maps in images/<split>/<stem>.jpg and annotations/<split>/<stem>.png.
+
+    Raises:
+        UserError: a missing folder, an empty split, or files without their partner.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        split: str,  # sub-folder of images/ and annotations/
+        metainfo: Mapping[str, Any] | None = None,  # classes, palette
+        reduce_zero_label: bool = False,  # id 0 means ignore, the classes start at 1
+    ) -> None:
+        super().__init__(labelled_images(data_root, split))
+        self.metainfo = metainfo or self.metainfo
+        self.reduce_zero_label = reduce_zero_label
 
 
 def labelled_images(root: str | Path, split: str) -> list[LabelledImage]:
@@ -96,6 +147,18 @@ def _as_stored(image: Image.Image, name: str) -> np.ndarray:
     signed = image.mode == "L" and getattr(image, "tag_v2", {}).get(ExifTags.Base.SampleFormat) in (2, (2,))
     pixels = np.array(image)
     return pixels.view(np.int8) if signed else pixels
+
+
+def train_ids(labels: np.ndarray, label_map: Mapping[int, int] | None, reduce_zero: bool = False) -> np.ndarray:
+    """Ids of a file (uint8) -> ids of training: shifted by one where 0 means ignore, then looked up in `label_map`."""
+    if reduce_zero:
+        labels = labels - np.uint8(1)  # 0 wraps to 255; 255 becomes 254 and is put back
+        labels[labels == 254] = 255
+    if not label_map:
+        return labels
+    table = np.arange(256, dtype=np.uint8)
+    table[list(label_map)] = list(label_map.values())
+    return table[labels]
 
 
 def check_labels(labels: np.ndarray, image_size: tuple[int, int], num_classes: int, ignore: int, name: str) -> None:

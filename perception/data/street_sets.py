@@ -14,10 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import getenv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from perception.data.segmentation_folder import IMAGE_SUFFIXES, LabelledImage, by_stem
+from perception.data.segmentation_folder import (
+    IMAGE_SUFFIXES,
+    LabelledFiles,
+    LabelledImage,
+    SegmentationFolder,
+    by_stem,
+)
+from perception.data.world import CLASSES, PALETTE  # those of Cityscapes
 from perception.errors import UserError
 
 IGNORE = 255  # in training and evaluation
@@ -88,6 +96,38 @@ STREET_SETS = {
 }  # fmt: skip
 _ARCHIVE_SPLITS = {("mapillary", "train"): "training", ("mapillary", "val"): "validation"}  # folders as they come
 _CONDITIONS = {"acdc"}  # sets whose split is the folder below a weather condition
+
+
+class StreetScenes(LabelledFiles):
+    """A source by its name: gta, gta_raw, cityscapes, bdd100k, mapillary, acdc or dark_zurich; Cityscapes train ids.
+
+    Its folder is `data_root`, else PERCEPTION_<NAME>, else data/<name>.
+
+    Raises:
+        UserError: an unknown set, or files that are not laid out as it says.
+    """
+
+    metainfo: Mapping[str, Any] = {"classes": CLASSES, "palette": [list(c) for c in PALETTE]}
+
+    def __init__(
+        self,
+        domain: str,  # which set
+        split: str = "val",  # train or val; gta has none
+        data_root: str | Path | None = None,
+    ) -> None:
+        self.layout = street_set(domain)
+        super().__init__(street_images(domain, street_root(domain, data_root), split))
+        self.label_map = label_table(self.layout)
+
+    def about(self, index: int) -> dict[str, Any]:
+        """As of every labelled file, and `test_scale`, which FitTestScale reads."""
+        return {**super().about(index), "test_scale": self.layout.test_scale}
+
+
+class CamVid(SegmentationFolder):
+    """A source of CamVid, 11 classes."""
+
+    metainfo: Mapping[str, Any] = {"classes": CAMVID_CLASSES, "palette": [list(c) for c in CAMVID_PALETTE]}
 
 
 def street_set(name: str) -> StreetSet:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perception.data import world
 from perception.data.documents import conforms
-from perception.data.segmentation_folder import LabelledImage
+from perception.data.segmentation_folder import LabelledFiles, LabelledImage
 from perception.errors import UserError
 from perception.generation.publishing.catalogue import SAMPLES
 from perception.generation.samples import IMAGE_PLACE, LABEL_PLACE
@@ -37,6 +38,24 @@ _SAMPLE = {  # fields of a finished sample's manifest line that others read
     "licences": {"backbone": str, "controls": [str], "labels": str, "autoencoder?": str, "photos?": str},
     "versions?": {str: str},
 }
+
+
+class GeneratedScenes(LabelledFiles):
+    """A source: the finished samples of a folder made by `perception generate`, 19 Cityscapes classes.
+
+    Raises:
+        UserError: the set has other classes, the job did not finish, or files are missing.
+    """
+
+    metainfo: Mapping[str, Any] = {"classes": world.CLASSES, "palette": [list(c) for c in world.PALETTE]}
+
+    def __init__(
+        self,
+        folder: str | Path,  # OUT of `perception generate`
+        filtered: str | Path | None = None,  # OUT of `perception score`: accepted samples alone, its label maps
+    ) -> None:
+        check_set_classes(Path(folder), self.metainfo["classes"], type(self).__name__)
+        super().__init__(generated_images(folder, filtered))
 
 
 def generated_images(folder: str | Path, filtered: str | Path | None = None) -> list[LabelledImage]:

@@ -20,7 +20,7 @@ from perception.training.app import test
 from perception.training.config.check import find_type
 from perception.training.config.load import Overrides, load_config
 from perception.training.config.signature import signature_of
-from perception.training.data.street_sets import StreetScenes
+from perception.training.data.records import StreetScenes
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def _child(name: str, parent: Registry, *modules: str) -> Registry:
 
 
 _MODELS = ("backbones", "features", "prompted", "tasks", "generators")
-_DATASETS = ("datasets", "prompted_datasets", "generator_data", "mixing", "street_sets")
-_TRANSFORMS = ("transforms", "prompted_transforms", "street_sets", "colours")
+_DATASETS = ("records", "views", "generator_data", "mixing")
+_TRANSFORMS = ("records", "transforms", "augment", "colours")
 MODELS = _child("model", mmseg_registry.MODELS, *(f"models.{name}" for name in _MODELS))
 DATASETS = _child("dataset", mmseg_registry.DATASETS, *(f"data.{name}" for name in _DATASETS))
 TRANSFORMS = _child(

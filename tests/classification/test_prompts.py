@@ -3,7 +3,7 @@
 import pytest
 
 from perception.classification.prompts import TABLES, PromptSet, class_prompts, prompt_table, read_prompts
-from perception.classification.templates import template_set
+from perception.data.templates import template_set
 from perception.errors import UserError
 
 SIZES = {

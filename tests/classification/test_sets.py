@@ -14,8 +14,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from perception.classification import sets
-from perception.classification.presets import PRESETS
-from perception.classification.sets import SETS, classification_set
+from perception.classification.sets import PRESETS, SETS, classification_set
 from perception.commands.datasets import add_dataset_arguments, dataset_items, load_dataset
 from perception.data.classification_sets import objectnet_numbers
 from perception.errors import UserError

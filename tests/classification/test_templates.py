@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from perception.classification.prompts import class_prompts
-from perception.classification.templates import TEMPLATE_SETS, read_templates, template_set
+from perception.data.templates import TEMPLATE_SETS, read_templates, template_set
 from perception.errors import UserError
 
 PUBLISHED = {

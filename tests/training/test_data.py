@@ -1,13 +1,17 @@
 """Data sets and transforms of the mmseg side: fixed views, label checks, the miniature world."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 from PIL import Image
 
+from perception.data import street_sets
 from perception.errors import UserError
-from perception.training.data.datasets import CamVid, FixedViews, SegmentationFolder, WorldScenes
+from perception.training.data.records import CamVid, Records, SegmentationFolder, WorldScenes
 from perception.training.data.transforms import FixedCrop, ReadLabels
+from perception.training.data.views import FixedViews
 from perception.training.registry import DATASETS, TRANSFORMS
 
 
@@ -20,7 +24,7 @@ READ = [{"type": "perception.ReadImage"}, {"type": "perception.ReadLabels", "num
 
 
 def test_camvid_reads_bgr_images_and_labels(camvid_folder):
-    dataset = CamVid(camvid_folder, "train", READ)
+    dataset = CamVid(camvid_folder, "train", pipeline=READ)
     assert len(dataset) == 4
     assert dataset.metainfo["classes"][3] == "road"
     sample = dataset[0]
@@ -38,8 +42,10 @@ def test_images_travel_as_bgr(tmp_path):
 
 
 def test_indices_take_a_subset(camvid_folder):
-    assert len(CamVid(camvid_folder, "train", READ, indices=3)) == 3
-    assert CamVid(camvid_folder, "train", READ, indices=[2]).get_data_info(0)["img_path"].endswith("train2.jpg")
+    assert len(CamVid(camvid_folder, "train", pipeline=READ, indices=3)) == 3
+    assert (
+        CamVid(camvid_folder, "train", pipeline=READ, indices=[2]).get_data_info(0)["img_path"].endswith("train2.jpg")
+    )
 
 
 def test_fixed_views_mirror_the_odd_ones(camvid_folder):
@@ -61,7 +67,7 @@ def test_fixed_views_mirror_the_odd_ones(camvid_folder):
 
 def test_fixed_crops_come_back_in_every_epoch(camvid_folder):
     pipeline = [*READ, {"type": "perception.FixedCrop", "size": (80, 48), "scale": (0.5, 2.0)}]
-    dataset = FixedViews(CamVid(camvid_folder, "train", pipeline), views=3)
+    dataset = FixedViews(CamVid(camvid_folder, "train", pipeline=pipeline), views=3)
     first, again = ([dataset[i] for i in range(12)] for _ in range(2))
     for a, b in zip(first, again, strict=True):
         assert a["img"].shape == (80, 48, 3)
@@ -99,7 +105,7 @@ def test_bad_label_maps(tmp_path, size, fill, sentence):
     Image.new("RGB", (96, 64)).save(tmp_path / "images/train/train0.jpg")
     Image.new("L", size, fill).save(tmp_path / "annotations/train/train0.png")
     with pytest.raises(UserError, match=sentence):
-        CamVid(tmp_path, "train", READ)[0]
+        CamVid(tmp_path, "train", pipeline=READ)[0]
 
 
 def test_zero_label_and_class_map(tmp_path):
@@ -112,14 +118,14 @@ def test_zero_label_and_class_map(tmp_path):
 
 def test_own_classes(camvid_folder):
     meta = {"classes": tuple("abcdefghijk"), "palette": [[i, i, i] for i in range(11)]}
-    dataset = SegmentationFolder(camvid_folder, "test", READ, metainfo=meta)
+    dataset = SegmentationFolder(camvid_folder, "test", pipeline=READ, metainfo=meta)
     assert dataset.metainfo["classes"] == meta["classes"]
     assert len(dataset) == 2
 
 
 def test_world_scenes_are_rendered_once(tmp_path):
-    pipeline = [{"type": "perception.RenderScene", "cache": str(tmp_path)}]
-    dataset = WorldScenes("val", 2, "night", (64, 64), pipeline)
+    pipeline = [{"type": "perception.ReadRecord"}]
+    dataset = WorldScenes("val", 2, "night", (64, 64), str(tmp_path), pipeline=pipeline)
     first = dataset[1]
     assert first["img"].shape == (64, 64, 3)
     assert first["gt_seg_map"].shape == (64, 64)
@@ -135,3 +141,36 @@ def test_world_scenes_are_rendered_once(tmp_path):
         WorldScenes("val", 2, "dusk")
     with pytest.raises(UserError, match="has no split 'dev'; choose one of train, val, test"):
         WorldScenes("dev", 2)
+
+
+@pytest.mark.parametrize("indices", [None, [1]])
+def test_a_source_reads_the_same_without_mmseg(camvid_folder, indices):
+    source, dataset = street_sets.CamVid(camvid_folder, "train"), CamVid(camvid_folder, "train", indices=indices)
+    record = source.record(1)
+    sample = TRANSFORMS.build({"type": "perception.ReadRecord"})(dataset.get_data_info(0 if indices else 1))
+    assert (sample["img"] == record["image"][..., ::-1]).all()
+    assert (sample["gt_seg_map"] == record["labels"]).all()
+    assert sample["img_path"] == source.about(1)["img_path"]
+
+
+class Captions:
+    """A source as a new task would bring it."""
+
+    metainfo: ClassVar = {"task": "caption"}
+
+    def __len__(self):
+        return 2
+
+    def about(self, index):
+        return {"img_path": f"picture {index}"}
+
+    def record(self, index):
+        return {"image": np.full((4, 6, 3), index, np.uint8), "caption": f"number {index}"}
+
+
+def test_a_new_task_is_a_source_alone():
+    pack = {"type": "PackSegInputs", "meta_keys": ["img_path", "caption"]}
+    views = FixedViews(Records(Captions(), [{"type": "perception.ReadRecord"}, pack], test_mode=True), views=2)
+    sample = views[3]
+    assert sample["data_samples"].caption == "number 1" and sample["data_samples"].img_path == "picture 1"
+    assert sample["inputs"].shape == (3, 4, 6) and views.metainfo["task"] == "caption"

@@ -59,7 +59,7 @@ def config(script, tiny_sd, tmp_path):
             f"{mode}_dataloader.num_workers": 0,
             f"{mode}_dataloader.persistent_workers": False,
             f"{mode}_dataloader.dataset{inner}.size": "(64,64)",
-            f"{mode}_dataloader.dataset{inner}.pipeline.0.cache": tmp_path / "world",
+            f"{mode}_dataloader.dataset{inner}.cache": tmp_path / "world",
         }
     made = load_config("configs/vpd/vpd_mini_world.py", Overrides([f"{k}={v}" for k, v in options.items()]))
     made.optim_wrapper = load_config("configs/vpd/vpd_sd15_ade20k.py").optim_wrapper  # the groups of the reference

@@ -14,7 +14,7 @@ from perception.training.registry import DATASETS, MODELS
 CONFIG = "configs/dginstyle/segmentor_world.py"
 SMALL = (
     *("test_dataloader.dataset.count=2", "test_dataloader.dataset.size=(64,64)", "test_dataloader.num_workers=0"),
-    *("test_dataloader.batch_size=2", "test_dataloader.dataset.pipeline.0.cache=None"),
+    *("test_dataloader.batch_size=2", "test_dataloader.dataset.cache=None"),
 )
 
 

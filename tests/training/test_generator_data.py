@@ -10,8 +10,8 @@ from PIL import Image
 
 from perception.errors import UserError
 from perception.training.config.classes import check_classes, palette_of
-from perception.training.data.datasets import FixedViews
 from perception.training.data.generator_data import ControlCrops, SourceCrops
+from perception.training.data.views import FixedViews
 
 PACK = [{"type": PackSegInputs}]
 SIZE = (32, 32)

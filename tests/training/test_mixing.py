@@ -12,7 +12,7 @@ from perception.errors import UserError
 from perception.training.app import train
 from perception.training.config.load import Overrides
 from perception.training.data.mixing import MixedSampler, MixedSources
-from perception.training.data.street_sets import RareClassCrop
+from perception.training.data.transforms import RareClassCrop
 from perception.training.registry import DATASETS
 from perception.training.source_counts import check_drawn, describe, source_record
 
@@ -26,7 +26,7 @@ def scope():
 
 
 def _scenes(count, domain="clear", **more):
-    pipeline = [{"type": "perception.RenderScene"}, PACK]
+    pipeline = [{"type": "perception.ReadRecord"}, PACK]
     scenes = {"type": "perception.WorldScenes", "split": "train", "count": count, "domain": domain, "size": (64, 64)}
     return {**scenes, "pipeline": pipeline, **more}
 
@@ -170,11 +170,11 @@ def small_run(generated_folder, tmp_path, unformatted_configs):
             *("model.neck.out_channels=8", "model.decode_head.channels=8", "train_dataloader.num_workers=0"),
             *("train_dataloader.persistent_workers=False", "train_dataloader.batch_size=4"),
             *(f"{dataset}.length=16", f"{dataset}.datasets.0.count=6", f"{dataset}.datasets.0.size=(64,64)"),
-            *(f"{dataset}.datasets.0.pipeline.0.cache=None", f"{dataset}.datasets.1.folder={generated_folder}"),
+            *(f"{dataset}.datasets.0.cache=None", f"{dataset}.datasets.1.folder={generated_folder}"),
             *(f"train_cfg.max_iters={iterations}", f"train_cfg.val_interval={iterations}"),
             *("val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False", "val_dataloader.batch_size=2"),
             *("val_dataloader.dataset.count=2", "val_dataloader.dataset.size=(64,64)"),
-            "val_dataloader.dataset.pipeline.0.cache=None",
+            "val_dataloader.dataset.cache=None",
             "default_hooks.checkpoint.interval=4",
         ]
         train(CONFIG, Overrides((*small, *options), work_dir=str(tmp_path / "run")), resume=resume)

@@ -17,7 +17,7 @@ from perception.errors import UserError
 from perception.training.config.channels import with_channels
 from perception.training.config.check import find_type
 from perception.training.config.load import load_config
-from perception.training.data.datasets import CamVid
+from perception.training.data.records import CamVid
 from perception.training.export.best import not_exported
 from perception.training.export.mmseg_model import (
     SegmentationModel,

@@ -7,13 +7,12 @@ from mmengine.registry import init_default_scope
 from perception.data.nyu import NYU_ROOMS
 from perception.errors import UserError
 from perception.training.config.load import load_config
-from perception.training.data.datasets import FixedViews
-from perception.training.data.prompted_datasets import NYUDepth, RefCOCO, WorldExpressions
-from perception.training.data.samplers import EpochViews
+from perception.training.data.records import NYUDepth, RefCOCO, WorldExpressions
+from perception.training.data.views import EpochViews, FixedViews
 from perception.training.panels import picture_name
 from perception.training.registry import DATASETS
 
-READ = [{"type": "perception.ReadReference"}]
+READ = [{"type": "perception.ReadRecord"}]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,6 @@ def test_pictures_of_equal_sentences_have_names_of_their_own(refcoco_folder, tmp
     dataset = load_config(f"configs/vpd/{config}.py").test_dataloader.dataset.to_dict()
     if config == "refer_mini_world":
         dataset |= {"count": 1, "size": (64, 64), "cache": str(tmp_path)}
-        dataset["pipeline"][0]["cache"] = str(tmp_path)
     else:
         dataset["data_root"] = str(refcoco_folder)
     samples = [sample["data_samples"] for sample in DATASETS.build(dataset)]
@@ -55,7 +53,7 @@ def test_training_goes_through_the_sentences_of_each_reference(refcoco_folder):
         assert (said[:count, number] == said[count : 2 * count, number]).all()
     again = np.array([views[i]["sentence"] for i in range(len(views))]).reshape(6, 4)
     assert (again == said).all()
-    other = {"type": "perception.ReadReference", "seed": 1}
+    other = {"type": "perception.ReadRecord", "seed": 1}
     moved = FixedViews(RefCOCO(refcoco_folder, "refcoco", "train", pipeline=[other]), views=6)
     assert [moved[i]["sentence"] for i in range(24)] != said.ravel().tolist()
 
@@ -92,16 +90,15 @@ def test_depth_frames_know_their_room(nyu_folder):
     rooms = [NYU_ROOMS[dataset.get_data_info(i)["given"]] for i in range(len(dataset))]
     assert rooms == ["kitchen", "kitchen", "office", "office"]
     assert len(NYUDepth(nyu_folder, "sync", count=3)) == 3
-    (test,) = [NYUDepth(nyu_folder, "official_splits/test", pipeline=[{"type": "perception.ReadDepth"}])[0]]
+    (test,) = [NYUDepth(nyu_folder, "official_splits/test", pipeline=[{"type": "perception.ReadRecord"}])[0]]
     assert test["img"].shape == (60, 80, 3) and test["gt_depth_map"].max() == np.float32(8.0)
 
 
 def test_scenes_have_an_entry_per_expression(tmp_path):
-    pipeline = [{"type": "perception.RenderExpression", "cache": str(tmp_path)}]
-    every = WorldExpressions("val", 2, "clear", (96, 96), every=True, cache=str(tmp_path), pipeline=pipeline)
+    every = WorldExpressions("val", 2, "clear", (96, 96), str(tmp_path), every=True, pipeline=READ)
     said = [(every[i]["img_path"], every[i]["sentence"]) for i in range(len(every))]
     assert len(set(said)) == len(said) > 2
-    views = FixedViews(WorldExpressions("val", 2, "clear", (96, 96), pipeline=pipeline), views=len(said))
+    views = FixedViews(WorldExpressions("val", 2, "clear", (96, 96), str(tmp_path), pipeline=READ), views=len(said))
     assert {(views[i]["img_path"], views[i]["sentence"]) for i in range(len(views))} == set(said)
 
 

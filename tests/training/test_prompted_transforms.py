@@ -1,14 +1,17 @@
 """Transforms of sentences and of depth: what is read, what the augmentations change, and that they come back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from perception.data.refcoco import Reference
+from perception.data.nyu import NYUDepth
+from perception.data.refcoco import Reference, read_photograph
 from perception.errors import UserError
-from perception.training.data.prompted_datasets import NYUDepth, RefCOCO
-from perception.training.data.prompted_transforms import CutDepth, DepthAugmentation, ReadReference, Squash
+from perception.training.data.augment import CutDepth, DepthAugmentation, Squash
+from perception.training.data.records import ReadRecord, RefCOCO
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,7 @@ def frame(view=0, size=(96, 128)):
 def test_a_reference_becomes_image_sentence_and_mask(refcoco_folder):
     dataset = RefCOCO(refcoco_folder, "refcoco", "val", every=True)
     for number, sentence, colour in ((1, "left", (0, 0, 255)), (4, "lower right", (255, 0, 0))):
-        sample = ReadReference()(dataset.get_data_info(number))
+        sample = ReadRecord()(dataset.get_data_info(number))
         assert sample["sentence"] == sentence and sample["ori_shape"] == (64, 96)
         mask = sample["gt_seg_map"] == 1
         assert mask.sum() in (32 * 30, 40 * 30) and set(np.unique(sample["gt_seg_map"])) == {0, 1}
@@ -35,7 +38,7 @@ def test_a_reference_becomes_image_sentence_and_mask(refcoco_folder):
 
 
 def test_squash_is_pillow_s_and_keeps_the_mask_with_the_image(refcoco_folder):
-    sample = ReadReference()(RefCOCO(refcoco_folder, "refcoco", "val", every=True).get_data_info(0))
+    sample = ReadRecord()(RefCOCO(refcoco_folder, "refcoco", "val", every=True).get_data_info(0))
     image, mask = sample["img"], sample["gt_seg_map"]
     squashed = Squash((128, 160))(dict(sample))
     wanted = Image.fromarray(image).resize((160, 128), Image.Resampling.BILINEAR)
@@ -50,17 +53,17 @@ def test_pictures_of_another_size_are_refused(tmp_path):
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg")
     reference = Reference(3, tmp_path / "a.jpg", (10, 21), ("x",), [])
     with pytest.raises(UserError, match=r"a.jpg is 20 x 10 pixels, but instances.json says 21 x 10; take the photo"):
-        ReadReference()({"reference": reference})
+        read_photograph(reference)
     with pytest.raises(UserError, match=r"b.jpg does not exist"):
-        ReadReference()({"reference": Reference(3, tmp_path / "b.jpg", (10, 21), ("x",), [])})
+        read_photograph(Reference(3, tmp_path / "b.jpg", (10, 21), ("x",), []))
 
 
 def test_a_depth_map_of_another_size_is_refused(nyu_folder, tmp_path):
-    read = NYUDepth(nyu_folder, "sync", pipeline=[{"type": "perception.ReadDepth"}])
-    entry = read.get_data_info(0) | {"depth_path": tmp_path / "wrong.png"}
+    frames = NYUDepth(nyu_folder, "sync")
     Image.fromarray(np.zeros((60, 81), np.uint16)).save(tmp_path / "wrong.png")
+    frames.frames[0] = replace(frames.frames[0], depth=tmp_path / "wrong.png")
     with pytest.raises(UserError, match=r"wrong.png is 81 x 60 pixels but its image 80 x 60; both must have the same"):
-        read.pipeline(entry)
+        frames.record(0)
 
 
 def test_cut_depth_overwrites_columns_of_a_quarter_of_the_images():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from perception.errors import UserError
 from perception.training.config.load import complete_model, load_config
-from perception.training.data.street_sets import GeneratedScenes, StreetScenes
+from perception.training.data.records import GeneratedScenes, StreetScenes
 from perception.training.export.mmseg_model import SegmentationModel
 from perception.training.registry import DATASETS, MODELS, TRANSFORMS
 
@@ -41,7 +41,12 @@ def test_mapillary_ids_become_train_ids(tmp_path, monkeypatch):
 
 def test_raw_gta_ids_become_train_ids(tmp_path):
     _pair(tmp_path, "images/1.png", "labels/1.png", [7, 0, 33])
-    assert StreetScenes("gta_raw", "train", str(tmp_path), READ)[0]["gt_seg_map"][0, :3].tolist() == [0, 255, 18]
+    scenes = StreetScenes("gta_raw", "train", str(tmp_path), pipeline=READ)
+    assert scenes[0]["gt_seg_map"][0, :3].tolist() == [
+        0,
+        255,
+        18,
+    ]
 
 
 @pytest.mark.parametrize(("domain", "size"), [("cityscapes", (512, 1024)), ("acdc", (540, 960))])

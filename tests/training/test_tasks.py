@@ -174,7 +174,7 @@ def _options(task, tiny_sd, tmp_path):
         options |= {f"{mode}_dataloader.num_workers": 0, f"{mode}_dataloader.batch_size": 2}
         options[f"{mode}_dataloader.persistent_workers"] = "False"
         prefix = f"{mode}_dataloader.dataset." + ("dataset." if mode == "train" else "")
-        options[f"{prefix}pipeline.0.cache"] = tmp_path / "world"
+        options[f"{prefix}cache"] = tmp_path / "world"
     return [f"{key}={value}" for key, value in options.items()]
 
 

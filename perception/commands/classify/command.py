@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace, comparison: Comparison) -> ClassifyOptions:
     from perception.classification.job import ClassifyOptions
-    from perception.classification.presets import preset
+    from perception.classification.sets import preset
 
     chosen = preset(args.preset) if args.preset else None
     name, prompts = args.preset or comparison.preset, comparison.prompts

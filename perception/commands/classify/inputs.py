@@ -68,7 +68,7 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
 
 def _templates(given: list[str] | None) -> list[str] | None:
     """Sentences as they are; files and published sets by their content."""
-    from perception.classification.templates import read_templates
+    from perception.data.templates import read_templates
 
     if given is None:
         return None

@@ -10,7 +10,7 @@ from perception.commands.arguments import comma_ints, positive_int
 from perception.errors import UserError
 
 if TYPE_CHECKING:
-    from perception.classification.presets import Preset
+    from perception.classification.sets import Preset
     from perception.classification.stopping.schedules import StoppingRule
 
 METHODS = {

@@ -6,16 +6,15 @@ Images travel as BGR uint8 [H, W, 3], mmseg's convention, so that its own transf
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmseg.datasets import RandomCrop
 
 from perception.data.images import read_image
-from perception.data.segmentation_folder import check_labels, read_labels
-from perception.training.data.rendering import scene_arrays
+from perception.data.segmentation_folder import check_labels, read_labels, train_ids
 from perception.training.registry import TRANSFORMS
 
 Sample = dict[str, Any]  # mmseg's result dictionary
@@ -47,30 +46,10 @@ class ReadLabels(BaseTransform):
 
     def transform(self, results: Sample) -> Sample:
         """Add `gt_seg_map` (uint8) to `seg_fields`; the data set's reduce_zero_label and label_map are applied."""
-        labels = read_labels(results["seg_map_path"])
-        if results.get("reduce_zero_label"):
-            labels = labels - np.uint8(1)  # 0 wraps to 255; 255 becomes 254 and is put back
-            labels[labels == 254] = self.ignore_index
-        if results.get("label_map"):
-            labels = _mapped(labels, results["label_map"])
+        ids = read_labels(results["seg_map_path"])
+        labels = train_ids(ids, results.get("label_map"), results.get("reduce_zero_label", False))
         check_labels(labels, results["ori_shape"], self.num_classes, self.ignore_index, str(results["seg_map_path"]))
         return with_labels(results, labels)
-
-
-@TRANSFORMS.register_module()
-class RenderScene(BaseTransform):
-    """`scene` (seed, index, domain, size) of the miniature world -> `img` and `gt_seg_map`."""
-
-    def __init__(
-        self,
-        cache: str | None = None,  # folder of rendered scenes; the second epoch reads them
-    ) -> None:
-        self.cache = Path(cache) if cache else None
-
-    def transform(self, results: Sample) -> Sample:
-        """Add the image (BGR uint8) and the Cityscapes train ids (uint8, 255 ignored)."""
-        arrays = scene_arrays(results["scene"], "labels", self.cache)
-        return with_labels(with_image(results, arrays["image"]), arrays["labels"])
 
 
 @TRANSFORMS.register_module()
@@ -124,6 +103,44 @@ class FixedCrop(BaseTransform):
         return mirrored(results) if rng.random() < self.flip else results
 
 
+@TRANSFORMS.register_module()
+class FitTestScale(BaseTransform):
+    """Resize the image, sides in proportion, to fit into the `test_scale` of its set; labels behind it stay whole."""
+
+    def transform(self, results: Sample) -> Sample:
+        """Replace `img` and `img_shape`."""
+        height, width = results["img"].shape[:2]
+        factor = min(results["test_scale"][0] / width, results["test_scale"][1] / height)
+        size = (round(width * factor), round(height * factor))
+        results["img"] = cv2.resize(results["img"], size, interpolation=cv2.INTER_LINEAR)
+        results["img_shape"] = results["img"].shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class RareClassCrop(RandomCrop):
+    """A random crop, drawn anew until it shows enough of the `rare_class` that RareClasses chose the image for."""
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int],  # height, width [pixels]
+        cat_max_ratio: float = 0.75,  # of the labelled pixels, that one class may fill
+        min_pixels: int = 1500,  # of the rare class that are enough when exceeded
+        tries: int = 10,
+    ) -> None:
+        super().__init__(tuple(crop_size), cat_max_ratio)
+        self.min_pixels, self.tries = min_pixels, tries
+
+    def crop_bbox(self, results: Sample) -> tuple[int, int, int, int]:
+        """Top, bottom, left and right of the crop; the last one drawn where none shows enough."""
+        label = results.get("rare_class")
+        for _ in range(self.tries):
+            box = super().crop_bbox(results)
+            if label is None or np.count_nonzero(self.crop(results["gt_seg_map"], box) == label) > self.min_pixels:
+                break
+        return box
+
+
 def view_generator(seed: int, image_id: str, view: int) -> np.random.Generator:
     """The random numbers of one view of one image."""
     digest = hashlib.sha256(f"{seed}\n{image_id}\n{view}".encode(errors="surrogateescape")).digest()
@@ -142,12 +159,6 @@ def with_labels(results: Sample, labels: np.ndarray, field: str = "gt_seg_map") 
     results[field] = labels
     results.setdefault("seg_fields", []).append(field)
     return results
-
-
-def _mapped(labels: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
-    table = np.arange(256, dtype=np.uint8)
-    table[list(label_map)] = list(label_map.values())
-    return table[labels]
 
 
 def mirrored(results: Sample) -> Sample:

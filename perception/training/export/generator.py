@@ -119,7 +119,7 @@ def described(data: Mapping[str, Any]) -> str:
     """A data set config in one line: the innermost data set, its numbers and words, and how many views of it."""
     views = data.get("views")
     inner = data.get("dataset", data)
-    kept = {key: value for key, value in inner.items() if isinstance(value, (str, int, float)) and key != "type"}
-    words = ", ".join(f"{key} {value}" for key, value in kept.items() if key != "data_root")
+    kept = {key: value for key, value in inner.items() if isinstance(value, (str, int, float))}
+    words = ", ".join(f"{key} {value}" for key, value in kept.items() if key not in ("type", "data_root", "cache"))
     name = str(inner["type"]).rpartition(".")[2]
     return f"{name} ({words})" + (f", {views} views" if views else "")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perception.classification.error_table import ErrorTable
-from perception.classification.presets import PRESETS, preset
+from perception.classification.sets import PRESETS, preset
 from perception.classification.stopping.schedules import (
     Exhaustive,
     FixedSchedule,

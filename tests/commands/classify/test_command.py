@@ -17,10 +17,10 @@ from perception.classification.job import ClassifyJob
 from perception.classification.prompts import TABLES
 from perception.classification.recorded import read_recorded
 from perception.classification.scoring import BOUNDS, LOSSES
-from perception.classification.templates import TEMPLATE_SETS
 from perception.classification.transforms import INTERPOLATIONS
 from perception.commands.classify import command as classify
 from perception.commands.classify.rules import METHODS
+from perception.data.templates import TEMPLATE_SETS
 from perception.errors import UserError
 from perception.jobs import runner
 

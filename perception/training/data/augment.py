@@ -1,9 +1,8 @@
-"""Transforms for pictures with sentences and pictures with depth; images travel as BGR uint8, mmseg's convention."""
+"""Augmentation of pictures with sentences and with depth; images travel as BGR uint8, mmseg's convention."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -11,66 +10,9 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from PIL import Image
 
-from perception.data import nyu
-from perception.data.images import read_image
 from perception.errors import UserError
-from perception.training.data.rendering import scene_arrays
-from perception.training.data.transforms import Sample, view_generator, with_image, with_labels
+from perception.training.data.transforms import Sample, view_generator
 from perception.training.registry import TRANSFORMS
-
-
-@TRANSFORMS.register_module()
-class RenderExpression(BaseTransform):
-    """`scene` of the miniature world -> `img`, `sentence` and its mask in `gt_seg_map` (0, 1).
-
-    Which expression: number `expression` of the sample, or, without it, that of its view: views go through all
-    expressions of a scene, in an order drawn from (seed, scene), and then begin again.
-    """
-
-    def __init__(
-        self,
-        cache: str | None = None,  # folder of rendered scenes; the second epoch reads them
-        seed: int = 0,  # of the order
-    ) -> None:
-        self.cache = Path(cache) if cache else None
-        self.seed = seed
-
-    def transform(self, results: Sample) -> Sample:
-        """Add image, sentence and mask (uint8)."""
-        arrays = scene_arrays(results["scene"], "expressions", self.cache)
-        if not len(arrays["texts"]):
-            raise UserError(f"{results['img_path']} shows nothing that could be referred to; use larger scenes")
-        number = _chosen(results, len(arrays["texts"]), self.seed, results["img_path"])
-        results["sentence"] = str(arrays["texts"][number])
-        return with_labels(with_image(results, arrays["image"]), arrays["masks"][number].astype(np.uint8))
-
-
-@TRANSFORMS.register_module()
-class ReadReference(BaseTransform):
-    """`reference` (`perception.data.refcoco.Reference`) -> `img`, `sentence` and its mask in `gt_seg_map` (0, 1).
-
-    Which sentence: as in `RenderExpression`.
-    """
-
-    def __init__(
-        self,
-        seed: int = 0,  # of the order
-    ) -> None:
-        self.seed = seed
-
-    def transform(self, results: Sample) -> Sample:
-        """Add image, sentence and mask (uint8). UserError: an image that is unreadable or of another size."""
-        reference = results["reference"]
-        image = np.asarray(read_image(reference.image))
-        if image.shape[:2] != reference.size:
-            (height, width), (rows, columns) = reference.size, image.shape[:2]
-            raise UserError(
-                f"{reference.image} is {columns} x {rows} pixels, but instances.json says {width} x {height}; take the "
-                "photograph of COCO train2014"
-            )
-        number = _chosen(results, len(reference.sentences), self.seed, str(reference.ref_id))
-        results["sentence"] = reference.sentences[number]
-        return with_labels(with_image(results, image), reference.mask.astype(np.uint8))
 
 
 @TRANSFORMS.register_module()
@@ -94,40 +36,6 @@ class Squash(BaseTransform):
             results[field] = np.array(Image.fromarray(results[field]).resize(shape, Image.Resampling.NEAREST))
         results["img_shape"] = self.size
         return results
-
-
-@TRANSFORMS.register_module()
-class RenderDepth(BaseTransform):
-    """`scene` of the miniature world -> `img` and `gt_depth_map`."""
-
-    def __init__(
-        self,
-        cache: str | None = None,  # folder of rendered scenes; the second epoch reads them
-    ) -> None:
-        self.cache = Path(cache) if cache else None
-
-    def transform(self, results: Sample) -> Sample:
-        """Add the image and the depth (float32 [H, W], metres, 0 = no measurement)."""
-        arrays = scene_arrays(results["scene"], "depth", self.cache)
-        return with_labels(with_image(results, arrays["image"]), arrays["depth"], "gt_depth_map")
-
-
-@TRANSFORMS.register_module()
-class ReadDepth(BaseTransform):
-    """`img_path` and `depth_path` (16-bit PNG) -> `img` and `gt_depth_map`."""
-
-    def __init__(
-        self,
-        scale: float = nyu.MILLIMETRES,  # counts per metre
-    ) -> None:
-        self.scale = scale
-
-    def transform(self, results: Sample) -> Sample:
-        """Add image and depth [metres]. UserError: a bad file, or maps of different sizes."""
-        image = np.asarray(read_image(results["img_path"]))
-        depth = nyu.read_depth(results["depth_path"], self.scale)
-        nyu.check_depth(depth, image.shape[:2], str(results["depth_path"]))
-        return with_labels(with_image(results, image), depth, "gt_depth_map")
 
 
 @TRANSFORMS.register_module()
@@ -201,10 +109,3 @@ class DepthAugmentation(BaseTransform):
         results["img"], results["gt_depth_map"] = cv2.cvtColor(done["image"], cv2.COLOR_RGB2BGR), done["mask"]
         results["img_shape"] = done["mask"].shape
         return results
-
-
-def _chosen(results: Sample, count: int, seed: int, name: str) -> int:
-    """Number of the sentence of a sample, of `count`; `name` identifies what they belong to."""
-    if "expression" in results:
-        return int(results["expression"])
-    return int(view_generator(seed, name, 0).permutation(count)[results.get("view", 0) % count])
