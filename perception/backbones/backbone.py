@@ -74,9 +74,7 @@ class DiffusionBackbone(nn.Module):
         self.latent_stride = self._codec.stride
         self.training_size = denoiser.training_size  # height and width in latent cells; None: not known
         self.max_text_tokens = conditioner.max_tokens
-        self.text_width = (
-            denoiser.text_width
-        )  # 0: the model is conditioned on classes, and `condition` takes their names
+        self.text_width = denoiser.text_width  # 0: a class-conditional model
         self.class_names = conditioner.class_names  # of a class-conditional model, by class number; else None
         self.requires_grad_(False)
         self.eval()
